@@ -1,0 +1,52 @@
+# The only task list: people and CI call the same targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE := 1
+# Idle OpenMP threads sleep instead of spinning: processes here share the cores.
+export OMP_WAIT_POLICY := PASSIVE
+INSTALLED := $(VENV)/.installed
+DEMO_OUT ?= demo
+
+.PHONY: help setup demo test lint format types imports clean
+
+help:  ## list the tasks
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+setup: $(INSTALLED)  ## make .venv with the pinned packages
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "expected Python 3.11 to 3.13 as '$(PYTHON)': apt-get install python3, or make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup  ## the main job end to end, small: corpus, training, attack, gate, bundle, server
+	$(BIN)/rampart demo --out $(DEMO_OUT)
+
+test: setup  ## all tests, with what was skipped named at the end
+	$(BIN)/pytest
+
+lint: setup  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup  ## mypy --strict
+	$(BIN)/mypy
+
+imports: setup  ## import contracts
+	$(BIN)/lint-imports
+
+clean:  ## remove what the tasks made, except .venv
+	rm -rf demo build local_outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
