@@ -35,8 +35,8 @@ def parse_epsilon(value: object) -> float:
     True
     """
     try:
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # any number-like
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+        number = _read_fraction(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # any number-like
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"expected an epsilon such as 8/255, got {value!r}") from error
     if not 0 <= number <= 1:
         raise ValueError(
@@ -44,6 +44,12 @@ def parse_epsilon(value: object) -> float:
             f"write {value}/255 if you mean {value} grey levels"
         )
     return number
+
+
+def _read_fraction(text: str) -> float:
+    # Fraction alone refuses "0.5/255", which format_epsilon writes.
+    numerator, separator, denominator = text.partition("/")
+    return float(Fraction(numerator) / Fraction(denominator if separator else 1))
 
 
 def format_epsilon(value: float) -> str:
@@ -114,7 +120,10 @@ class Config(BaseModel):
             for name in parents:
                 node = _child(node, name, key)
             _child(node, leaf, key)
-            node[leaf] = yaml.safe_load(text)
+            try:
+                node[leaf] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"the value of {key} is not valid YAML: {text!r}") from error
         return type(self).parse(data, source="after --set")
 
 

@@ -1,0 +1,76 @@
+"""What a step says while it runs: one line `[step] text` on stderr, which KFP streams into its log."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dfcore.training import TrainingProgress
+
+__all__ = ["counter", "say", "training"]
+
+logger = logging.getLogger("rampart.steps")
+_SECONDS_BETWEEN_LINES = 1.0
+
+
+def say(step: str, text: str) -> None:
+    """Write one line of progress.
+
+    Args:
+        step: what runs, e.g. "train robust".
+        text: what it does now.
+    """
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    logger.info("[%s] %s", step, text)
+
+
+def counter(step: str, unit: str) -> Callable[[int, int], None]:
+    """Return a callback for (done, total) that writes at most one line a second, and always the last one."""
+    is_due = _every_second()
+
+    def report(done: int, total: int) -> None:
+        if is_due() or done >= total:
+            say(step, f"{done}/{total} {unit}")
+
+    return report
+
+
+def training(step: str) -> "Callable[[TrainingProgress], None]":
+    """Return a callback that writes at most one line a second, and always the end of an epoch."""
+    is_due = _every_second()
+
+    def report(now: "TrainingProgress") -> None:
+        if now.record is not None or is_due():
+            say(step, describe(now))
+
+    return report
+
+
+def describe(now: "TrainingProgress") -> str:
+    """Return where a training run stands, in one line."""
+    text = f"epoch {min(now.epoch + 1, now.epochs)}/{now.epochs}, step {now.step}/{now.steps}"
+    if now.record is None:
+        return f"{text}, {now.images_per_second:.0f} crops/s, {now.eta_seconds:.0f} s left"
+    figures = (f"{name} {value:.3f}" for name, value in now.record.items() if name.endswith(("loss", "auc")))
+    return f"epoch {now.epoch}/{now.epochs} done: " + ", ".join(figures)
+
+
+def _every_second() -> Callable[[], bool]:
+    last = -_SECONDS_BETWEEN_LINES
+
+    def is_due() -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return False
+        last = now
+        return True
+
+    return is_due

@@ -1,0 +1,24 @@
+"""Training without a defence: the baseline that every defence is compared with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from dfcore.defences.template import Defence, TrainingState, weighted_bce
+
+__all__ = ["PlainTraining"]
+
+
+class PlainTraining(Defence):
+    """Class-weighted binary cross-entropy on clean images."""
+
+    kind: Literal["plain"] = "plain"
+
+    def loss(
+        self, detector: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the weighted loss."""
+        value = weighted_bce(detector(images), labels, state.class_weights)
+        return value, {"clean_loss": value.detach()}

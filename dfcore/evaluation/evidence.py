@@ -1,0 +1,153 @@
+"""The record of an evaluation: every figure with its attack, and whether the evaluation counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from dfcore.config import Config
+from dfcore.errors import CheckFailed
+from dfcore.evaluation.scenarios import ThreatModel
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Evidence",
+    "GuardResult",
+    "Interval",
+    "ModelIdentity",
+    "ScenarioResult",
+    "schema_text",
+]
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Interval(Config):
+    """A figure with its 95 % bootstrap interval over videos."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ModelIdentity(Config):
+    """Which weights were measured: `digest` is over every tensor's name and bytes."""
+
+    name: str
+    digest: str
+    backbone: str
+    threshold: float
+
+
+class ScenarioResult(Config):
+    """The figures of one scenario on one slice of one corpus.
+
+    Attributes:
+        scenario: its name in the suite.
+        role: "guard" results check the evaluation on a sample and are no figures about the model.
+        corpus: its name.
+        slice: "all" (crops), "video" (mean score of each video), "method=…", "compression=…".
+        threat_model: what the figures hold against.
+        n: crops, or videos for the slice "video".
+        videos: how many videos were resampled for the intervals.
+        attacked: crops attacked at this epsilon; the others carry a smaller ball's perturbation, because no
+            decision and no ranking of theirs could get worse (ece and brier are the smaller ball's).
+        metrics: by name; `_8_bit` ones after rounding the attacked pixels to 8 bits.
+    """
+
+    scenario: str
+    role: Literal["report", "guard"]
+    corpus: str
+    slice: str
+    threat_model: ThreatModel
+    n: int
+    videos: int
+    attacked: int
+    metrics: dict[str, Interval]
+
+
+class GuardResult(Config):
+    """One guard on one corpus: the measured value against its bound."""
+
+    name: str
+    corpus: str
+    passed: bool
+    value: float | None
+    bound: str
+    detail: str
+
+
+class Evidence(Config):
+    """Everything that an evaluation found.
+
+    Attributes:
+        schema_version: of this document.
+        model: what was measured.
+        suite: name of the scenarios, "custom" for a list that somebody gave.
+        seed: of noise, random starts and resampling.
+        resamples: behind each interval.
+        corpora: content digest of the crops, by corpus.
+        results: every figure.
+        guards: what must hold for the figures to count.
+        valid: all guards passed.
+        samples_digest: sha256 of samples.parquet, which holds the score of every crop.
+        commit, versions: the code that ran.
+        created: when, in UTC; with `seconds` the only fields that differ between two equal runs.
+        seconds: how long it took.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: ModelIdentity
+    suite: str
+    seed: int
+    resamples: int
+    corpora: dict[str, str]
+    results: list[ScenarioResult]
+    guards: list[GuardResult] = Field(min_length=1)
+    valid: bool
+    samples_digest: str
+    commit: str
+    versions: dict[str, str]
+    created: str
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Evidence:
+        """Read `evidence.json`, or the one in a folder.
+
+        Raises:
+            CheckFailed: it is missing, no evidence, or calls itself valid with a tripped guard.
+        """
+        file = path / "evidence.json" if path.is_dir() else path
+        try:
+            found = cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckFailed(
+                f"expected evidence at {file}, got: {error.strerror}; run the evaluation"
+            ) from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise CheckFailed(f"expected evidence in {file}, got: {error}") from error
+        if found.valid != all(guard.passed for guard in found.guards):
+            raise CheckFailed(
+                f"{file} says valid={found.valid}, its guards say otherwise; run the evaluation again"
+            )
+        return found
+
+    def find(self, scenario: str, corpus: str, slice_name: str = "all") -> ScenarioResult | None:
+        """Return one result, or None where there is none."""
+        for result in self.results:
+            if (result.scenario, result.corpus, result.slice) == (scenario, corpus, slice_name):
+                return result
+        return None
+
+    def tripped(self) -> list[GuardResult]:
+        """Return the guards that failed."""
+        return [guard for guard in self.guards if not guard.passed]
+
+
+def schema_text() -> str:
+    """Return the JSON schema of `evidence.json`, as committed beside this file."""
+    return json.dumps(Evidence.model_json_schema(mode="serialization"), indent=2, sort_keys=True) + "\n"

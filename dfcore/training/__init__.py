@@ -1,0 +1,16 @@
+"""Training: recipes in, calibrated detectors out."""
+
+from __future__ import annotations
+
+from dfcore.training.engine import TrainingProgress, train
+from dfcore.training.recipe import AugmentationConfig, DataConfig, OptimiserConfig, Recipe, ValidationConfig
+
+__all__ = [
+    "AugmentationConfig",
+    "DataConfig",
+    "OptimiserConfig",
+    "Recipe",
+    "TrainingProgress",
+    "ValidationConfig",
+    "train",
+]

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfcore.errors import BundleError, ConfigError, DataError, WorkFailed
+from dfcore.models import load_detector
+from dfcore.release import build_bundle, check_gate, ensure_key, load_policy, sign_bundle, verify_bundle
+from tests.release.conftest import make_bundle
+from tests.release.evidence import edit, write_evaluation
+
+FILES = {
+    "MODEL_CARD.md", "decision.json", "detector.json", "evidence.json", "manifest.json", "reference.json",
+    "report.html", "samples.parquet", "signature.json", "weights.safetensors",
+}  # fmt: skip
+
+
+def _build(out: Path, parts: Path, evaluation: Path | None = None, decision: Path | None = None) -> Path:
+    return build_bundle(
+        out,
+        parts / "checkpoint",
+        evaluation or parts / "evaluation",
+        decision or parts / "decision.json",
+        None,
+        {},
+    )
+
+
+def test_a_bundle_is_whole_signed_and_loads(bundle: Path, public_key: Path) -> None:
+    assert {path.name for path in bundle.iterdir()} == FILES
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert set(manifest["files"]) == FILES - {"manifest.json", "signature.json"}
+    verify_bundle(bundle, public_key)
+    assert load_detector(bundle, public_key=public_key).threshold == 0.5
+
+
+def test_the_same_inputs_give_the_same_manifest(tmp_path: Path, parts: Path) -> None:
+    one, two = make_bundle(tmp_path / "one", parts), make_bundle(tmp_path / "two", parts)
+    assert (one / "manifest.json").read_bytes() == (two / "manifest.json").read_bytes()
+
+
+def test_the_card_states_every_claim_with_its_attack(bundle: Path) -> None:
+    text = (bundle / "MODEL_CARD.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    results = metadata["model-index"][0]["results"]
+    evidence = json.loads((bundle / "evidence.json").read_text())["results"]
+    expected = next(
+        item["metrics"]["auc"] for item in evidence
+        if (item["scenario"], item["corpus"], item["slice"]) == ("pgd20_2_255", "ffpp", "all")
+    )  # fmt: skip
+    claim = next(item for item in results[0]["metrics"] if "pgd20_2_255" in item["name"])
+    assert claim["value"] == round(expected["value"], 4)
+    assert claim["name"] == "AUC, pgd20_2_255 (white-box linf 2/255, 20 steps, 1 restarts)"
+    row = next(line for line in body.splitlines() if line.startswith("| ffpp | pgd20_2_255 "))
+    assert f"{expected['value']:.3f} [{expected['low']:.3f}, {expected['high']:.3f}]" in row
+    assert "white-box linf 2/255" in row
+    assert "| ffpp | clean | no attack |" in body
+    assert "| floor: auc of clean on ffpp | pass |" in body
+
+
+def test_a_refused_model_is_not_bundled(tmp_path: Path, parts: Path) -> None:
+    check_gate(parts / "baseline", load_policy("demo")).save(tmp_path / "no.json")
+    with pytest.raises(BundleError, match=r"got no \(floor: auc of pgd20_2_255 on ffpp\)"):
+        _build(tmp_path / "out", parts, parts / "baseline", tmp_path / "no.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decision_about_other_evidence_is_refused(tmp_path: Path, parts: Path) -> None:
+    other = write_evaluation(tmp_path / "other", {})
+    with pytest.raises(BundleError, match="judged other evidence"):
+        _build(tmp_path / "out", parts, other)
+
+
+def test_evidence_about_other_weights_is_refused(tmp_path: Path, parts: Path) -> None:
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    for name in ("evidence.json", "samples.parquet"):
+        (evaluation / name).write_bytes((parts / "evaluation" / name).read_bytes())
+    edit(evaluation, model={"name": "x", "digest": "f" * 64, "backbone": "x", "threshold": 0.5})
+    check_gate(evaluation, load_policy("demo")).save(tmp_path / "decision.json")
+    with pytest.raises(BundleError, match="measured other weights"):
+        _build(tmp_path / "out", parts, evaluation, tmp_path / "decision.json")
+
+
+def test_missing_parts_are_named(tmp_path: Path, parts: Path) -> None:
+    with pytest.raises(DataError, match=r"expected .*weights.safetensors.*, found no such file"):
+        build_bundle(
+            tmp_path / "out", tmp_path, parts / "evaluation", parts / "decision.json", None, {"a": 1}
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="drift reference of finite JSON numbers"):
+        build_bundle(
+            tmp_path / "out", parts / "checkpoint", parts / "evaluation", parts / "decision.json", None,
+            {"a": float("nan")},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_bundle_is_replaced(tmp_path: Path, parts: Path, bundle: Path) -> None:
+    make_bundle(bundle, parts, note="again")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="found something else"):
+        _build(precious, parts)
+    assert (precious / "thesis.tex").exists()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(WorkFailed, match="No space left on device; free space"):
+        _build(tmp_path / "out", parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_is_made_once_and_kept_secret(tmp_path: Path) -> None:
+    private = tmp_path / "keys/rampart.key"
+    public = ensure_key(private)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    before = private.read_bytes(), public.read_bytes()
+    public.unlink()
+    assert ensure_key(private) == public
+    assert (private.read_bytes(), public.read_bytes()) == before
+    assert sorted(os.listdir(private.parent)) == ["rampart.key", "rampart.pub"]  # noqa: PTH208  # hidden ones too
+
+
+def test_keys_and_folders_that_do_not_fit(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "bad.key").write_text("no key")
+    with pytest.raises(ConfigError, match="expected a PEM private key"):
+        ensure_key(tmp_path / "bad.key")
+    with pytest.raises(ConfigError, match="expected the path of a private key"):
+        ensure_key(tmp_path / "x.pub")
+    for key in ("bad.key", "none.key"):
+        with pytest.raises(ConfigError, match="expected a PEM private key"):
+            sign_bundle(bundle, tmp_path / key)
+    (bundle / "manifest.json").unlink()
+    with pytest.raises(BundleError, match="build the bundle first"):
+        sign_bundle(bundle, tmp_path / "none.key")
