@@ -1,6 +1,5 @@
 """What a step says while it runs: one line `[step] text` on stderr, which KFP streams into its log."""
 
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["counter", "say", "training"]
 
-logger = logging.getLogger("rampart.steps")
 _SECONDS_BETWEEN_LINES = 1.0
 
 
@@ -22,13 +20,8 @@ def say(step: str, text: str) -> None:
         step: what runs, e.g. "train robust".
         text: what it does now.
     """
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-    logger.info("[%s] %s", step, text)
+    sys.stderr.write(f"[{step}] {text}\n")
+    sys.stderr.flush()
 
 
 def counter(step: str, unit: str) -> Callable[[int, int], None]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def attack(
+def attack(  # noqa: PLR0913  # each argument is one option
     model: Annotated[str, typer.Option(help="A detector's folder, s3://… or registry://NAME@CHANNEL.")],
     data: Annotated[Path, typer.Option(help="A crop store; its test split is attacked.")],
     attack: Annotated[str, typer.Option(help="fgsm, pgd, …")],
@@ -33,8 +33,8 @@ def attack(
 
     built = build_attack({"kind": attack, **parse_assignments(assignments or [])})
     ((_, crops),) = test_crops([data], 1)[0].items()
-    chosen = torch.linspace(0, len(crops) - 1, min(count, len(crops))).round().long().unique()
-    crops = crops.subset(chosen.numpy())
+    count = min(count, len(crops))
+    crops = crops.subset([index * len(crops) // count for index in range(count)])
     detector = load_detector(model)
     images, labels = crops.tensor("cpu"), torch.from_numpy(crops.labels)
     threshold = detector.threshold

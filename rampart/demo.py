@@ -46,6 +46,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the main job on this machine: corpus, training, attack, gate, bundle, server."""
+    from dfcore.storage import write_atomic
     from rampart.local_run import run_locally
     from rampart.pipeline import parse_assignments
     from rampart.steps import Steps
@@ -61,10 +62,13 @@ def demo(
         manifests = {name: _scanned(outputs[key]) for name, key in _STORES.items()}
         answers = _answers(steps, out, outputs, arguments, manifests["ffpp"]) if outputs["uri"] else {}
     seconds = {**steps.seconds, "total": round(time.monotonic() - started, 2)}
+    report = out / "report.html"
+    write_atomic(report, Path(outputs["report"]).read_bytes())
+    outputs["report"] = str(report)
     summary = summarise(outputs, arguments, manifests, answers, seconds, steps.reused)
     path = out / "summary.json"
-    _write(path, json.dumps(summary, indent=2))
-    show(summary, outputs["report"], path)
+    write_atomic(path, f"{json.dumps(summary, indent=2)}\n".encode())
+    show(summary, path)
     emit(summary, as_json, str(path))
     if not outputs["uri"]:
         console().print("the gate stopped the robust detector; nothing was published or served")
@@ -147,9 +151,3 @@ def _answers(
                 "video": sample.path, "method": sample.method, "compression": sample.compression, **answer
             }  # fmt: skip
     return answers
-
-
-def _write(path: Path, text: str) -> None:
-    from dfcore.storage import write_atomic
-
-    write_atomic(path, f"{text}\n".encode())

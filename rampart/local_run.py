@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class LogReader:
         self.tail: list[str] = []
         self._task: str | None = None  # KFP's name, known before the step says its own
         self._step: str | None = None
+        self._since: float | None = None  # a step imports for seconds before it says its first word
 
     def feed(self, line: str) -> None:
         """Take one line of the log."""
@@ -45,7 +47,7 @@ class LogReader:
             return
         self.tail = [*self.tail, line][-_TAIL_LINES:]
         if task := _TASK.search(line):
-            self._task, self._step = task[1], None
+            self._task, self._step, self._since = task[1], None, time.monotonic()
         elif finished := _FINISHED.search(line):
             self._end(finished[1])
         elif said := _SAID.match(line):
@@ -71,7 +73,7 @@ class LogReader:
     def _say(self, name: str, text: str) -> None:
         if self._step is None:
             self._step = name
-            self.steps.start(name)
+            self.steps.start(name, self._since)
         self.steps.say(self._step, text)
 
     def _note_error(self, kind: str, message: str) -> None:

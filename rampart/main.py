@@ -57,10 +57,11 @@ def _run() -> int:
         _say(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
         place = error.filename or "the output folder"
-        _say(f"error: expected room on the disk of {place}, got none left; free some and run again")
+        if error.errno == errno.ENOSPC:
+            _say(f"error: expected room on the disk of {place}, got none left; free some and run again")
+        else:
+            _say(f"error: expected to read or write {place}, got: {error.strerror or error}")
         return _FAILED
     return 0
 

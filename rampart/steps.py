@@ -57,9 +57,14 @@ class Steps:
         if self._live is not None:
             self._live.stop()
 
-    def start(self, name: str) -> None:
-        """Show a new step."""
-        self._started[name] = time.monotonic()
+    def start(self, name: str, since: float | None = None) -> None:
+        """Show a new step.
+
+        Args:
+            name: of the step.
+            since: when it began on `time.monotonic`'s clock; None is now.
+        """
+        self._started[name] = time.monotonic() if since is None else since
         if self._live is not None:
             self._tasks[name] = self._live.add_task(name, total=1, said="")
 

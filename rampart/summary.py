@@ -54,7 +54,7 @@ def summarise(
     }
 
 
-def show(summary: Mapping[str, Any], report: str, path: Path) -> None:
+def show(summary: Mapping[str, Any], path: Path) -> None:
     """Show the tables: scenario by model, the gate's rules, the server's answers, seconds by step."""
     for corpus, scenarios in summary["models"]["baseline"].items():
         rows = []
@@ -83,14 +83,15 @@ def show(summary: Mapping[str, Any], report: str, path: Path) -> None:
         ]
         for word, answer in summary["serving"].items()
     ]
-    table("the server's answers", ["truth", "video", "answer", "P(fake)", "threshold"], answers)
+    if answers:
+        table("the server's answers", ["truth", "video", "answer", "P(fake)", "threshold"], answers)
     table("seconds", ["step", "s"], [[step, f"{spent:.1f}"] for step, spent in summary["seconds"].items()])
     out = console()
     if summary["reused"]:
         out.print(f"reused, unchanged: {', '.join(summary['reused'])}")
     registry = summary["registry"]
     out.print(f"published  {registry['address'] or 'nothing'}  {registry['version'] or ''}")
-    out.print(f"report     {report}\nsummary    {path}")
+    out.print(f"report     {summary['report']}\nsummary    {path}")
 
 
 def _figures(folder: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from rampart.output import Json, Set, emit
 
 
-def train(
+def train(  # noqa: PLR0913  # each argument is one option
     recipe: Annotated[str, typer.Option(help="A name in dfcore.recipes.")],
     data: Annotated[Path, typer.Option(help="A crop store.")],
     out: Annotated[Path, typer.Option(help="The detector's folder.")],
     initial: Annotated[Path | None, typer.Option(help="A detector to start from.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     assignments: Set = None,
     as_json: Json = False,

@@ -1,7 +1,8 @@
 """Metrics on scores in [0, 1], and their intervals by resampling videos.
 
 Every metric is computed for many weightings of the crops at once: one row of ones gives the figure itself,
-one row for each resample gives its interval. real = 0, fake = 1, score = P(fake); score >= threshold means fake.
+one row for each resample gives its interval. real = 0, fake = 1, score = P(fake); score >= threshold is
+fake.
 
 Definitions:
     auc                 P(score of a fake > score of a real), ties count one half

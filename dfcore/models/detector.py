@@ -153,7 +153,7 @@ def _resnet10_narrow(config: DetectorConfig) -> nn.Module:
     """A ResNet-10 of 0.7 M parameters, for minutes on a CPU: a third of the usual widths, deep stem."""
     stem_width = 12
     return ResNet(
-        BasicBlock,
+        BasicBlock,  # type: ignore[arg-type]  # timm annotates the instance and takes the class
         (1, 1, 1, 1),
         num_classes=1,
         channels=(24, 48, 96, 192),

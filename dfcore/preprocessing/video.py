@@ -235,7 +235,8 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: int, crf: int) -> None:
     muxing = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=muxing) as container:
         # one thread: x264's rate control depends on how many there are
-        options = {"crf": str(crf), "threads": "1"}
+        # mbtree=0: its lookahead makes some runs on the same frames differ, even with one thread
+        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         stream: Any = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -42,7 +42,9 @@ def test_a_broken_run_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
     with pytest.raises(WorkFailed, match="broke off"):
         reuse("step", {}, cache=str(tmp_path / "cache"), out=tmp_path / "out", work=breaks)
     assert not (tmp_path / "out").exists()
-    assert not reuse("step", {}, cache=str(tmp_path / "cache"), out=tmp_path / "out", work=lambda out: out.mkdir())
+    assert not reuse(
+        "step", {}, cache=str(tmp_path / "cache"), out=tmp_path / "out", work=lambda out: out.mkdir()
+    )
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -69,8 +69,13 @@ def test_releases_then_reuses_then_rejects(arguments: dict[str, object], tmp_pat
         stopped = run_locally({**arguments, "policy": "strict"}, tmp_path / "second", again)
     assert stopped["uri"] == stopped["version"] == ""
     assert set(again.reused) == {
-        "prepare ffpp", "prepare celebdf", "train baseline", "train robust", "evaluate baseline", "evaluate robust",
-    }  # fmt: skip
+        "prepare ffpp",
+        "prepare celebdf",
+        "train baseline",
+        "train robust",
+        "evaluate baseline",
+        "evaluate robust",
+    }
     assert registry.channels("deepfake") == {"production": outputs["version"]}
     decision = json.loads((Path(stopped["robust_decision"]) / "decision.json").read_text())
     assert not decision["promoted"]
@@ -79,8 +84,9 @@ def test_releases_then_reuses_then_rejects(arguments: dict[str, object], tmp_pat
 def test_a_folder_that_is_no_data_set_stops_the_run(arguments: dict[str, object], tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
+    roots = {"data_root": str(empty), "cross_root": str(empty)}
     with Steps() as steps, pytest.raises(DataError, match="empty"):
-        run_locally({**arguments, "data_root": str(empty), "cross_root": str(empty)}, tmp_path / "run", steps)
+        run_locally({**arguments, **roots}, tmp_path / "run", steps)
     assert not (tmp_path / "run" / "outputs.json").exists()
 
 

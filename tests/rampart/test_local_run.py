@@ -23,7 +23,11 @@ def test_follows_a_step() -> None:
 def test_raises_what_the_step_raised() -> None:
     with Steps() as steps:
         reader = LogReader(steps)
-        for line in (_START, "    dfcore.errors.DataError: expected a data set, got none\n", _END.format("FAILURE")):
+        for line in (
+            _START,
+            "    dfcore.errors.DataError: expected a data set, got none\n",
+            _END.format("FAILURE"),
+        ):
             reader.feed(line)
     failure = reader.failure()
     assert reader.failed

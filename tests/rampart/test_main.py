@@ -26,7 +26,11 @@ print(sorted(heavy & set(sys.modules)))
 
 def _rampart(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rampart", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "rampart", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -41,7 +45,11 @@ def test_help_loads_nothing_heavy() -> None:
     [
         (["nonsense"], 2, "No such command"),
         (["gate"], 2, "Missing option"),
-        (["train", "--recipe", "demo_basline", "--data", "x", "--out", "y"], 2, "did you mean 'demo_baseline'"),
+        (
+            ["train", "--recipe", "demo_basline", "--data", "x", "--out", "y"],
+            2,
+            "did you mean 'demo_baseline'",
+        ),
         (["data", "scan", "/nonexistent"], 2, "/nonexistent"),
         (["gate", "--evidence", "/nonexistent", "--policy", "demo"], 1, ""),
         (["pipeline", "compile", "--out", "/proc/none/x.yaml"], 3, "/proc/none"),
