@@ -4,7 +4,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PYTHONDONTWRITEBYTECODE := 1
 # Idle OpenMP threads sleep instead of spinning: processes here share the cores.
 export OMP_WAIT_POLICY := PASSIVE
 INSTALLED := $(VENV)/.installed

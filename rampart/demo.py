@@ -140,7 +140,7 @@ def _answers(
     with (
         steps.step("serve") as say,
         running_server(
-            outputs["uri"], arguments["model_name"], arguments["registry"], out / "server.log"
+            outputs["uri"], arguments["model_name"], arguments["registry"], out / "server.log", out / "cache"
         ) as address,
     ):
         for word, label in (("real", REAL), ("fake", FAKE)):

@@ -16,7 +16,7 @@ from typing import Any
 from dfcore import errors
 from rampart.steps import Steps
 
-__all__ = ["LogReader", "run_locally"]
+__all__ = ["LogReader", "child_environment", "run_locally", "stop_group"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SAID = re.compile(r"^\s*\[([a-z][\w .-]*)\] (.*)$")
@@ -102,7 +102,7 @@ def run_locally(arguments: Mapping[str, Any], out: Path, steps: Steps) -> dict[s
     given = out / "arguments.json"
     given.write_text(json.dumps(dict(arguments), indent=2), encoding="utf-8")
     command = [sys.executable, "-u", "-m", "pipelines.run", "--out", str(out), "--arguments", str(given)]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = child_environment(Path(arguments.get("cache") or out))
     reader = LogReader(steps)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
@@ -110,7 +110,7 @@ def run_locally(arguments: Mapping[str, Any], out: Path, steps: Steps) -> dict[s
     )  # fmt: skip
     assert process.stdout is not None
     try:
-        with (out / "run.log").open("w", encoding="utf-8") as log:
+        with process.stdout, (out / "run.log").open("w", encoding="utf-8") as log:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
@@ -124,6 +124,19 @@ def run_locally(arguments: Mapping[str, Any], out: Path, steps: Steps) -> dict[s
         raise reader.failure()
     outputs: dict[str, Any] = json.loads((out / "outputs.json").read_text(encoding="utf-8"))
     return outputs
+
+
+def child_environment(cache: Path) -> dict[str, str]:
+    """Return the environment of a step or a server.
+
+    Args:
+        cache: a folder that outlives the run.
+    """
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Without kept bytecode every process would compile torch anew, which takes ten seconds.
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(cache.resolve() / "bytecode"))
+    return environment
 
 
 def stop_group(process: subprocess.Popen[str]) -> None:

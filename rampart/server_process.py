@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dfcore.errors import WorkFailed
-from rampart.local_run import stop_group
+from rampart.local_run import child_environment, stop_group
 
 __all__ = ["ask", "free_port", "running_server"]
 
@@ -35,7 +34,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(uri: str, name: str, registry: str, log: Path) -> Iterator[str]:
+def running_server(uri: str, name: str, registry: str, log: Path, cache: Path) -> Iterator[str]:
     """Serve a published version.
 
     Args:
@@ -43,6 +42,7 @@ def running_server(uri: str, name: str, registry: str, log: Path) -> Iterator[st
         name: the name on the endpoint's path.
         registry: address of the object store.
         log: what the server writes.
+        cache: a folder that outlives the server.
 
     Yields:
         The server's address, ready.
@@ -52,8 +52,7 @@ def running_server(uri: str, name: str, registry: str, log: Path) -> Iterator[st
     """
     port = free_port()
     command = [sys.executable, "-m", "serving", "--model", uri, "--name", name, "--http-port", str(port)]
-    environment = {**os.environ, "RAMPART_REGISTRY": registry, "OMP_NUM_THREADS": _THREADS}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment = {**child_environment(cache), "RAMPART_REGISTRY": registry, "OMP_NUM_THREADS": _THREADS}
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             command,

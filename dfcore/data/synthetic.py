@@ -174,7 +174,7 @@ def _render_all(
 ) -> None:
     for folder in {video.path.parent for video in videos}:
         folder.mkdir(parents=True)
-    # Threads, not processes: OpenCV, NumPy and x264 release the interpreter's lock; nothing is imported twice.
+    # Threads, not processes: OpenCV, NumPy and x264 release the lock, and nothing is imported twice.
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

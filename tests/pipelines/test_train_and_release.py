@@ -20,8 +20,14 @@ floors:
   - {scenario: clean, corpus: ffpp, metric: auc, at_least: 0.0}
 require_valid_guards: false
 """
-_TINY = ["optimiser.epochs=1", "model.backbone=resnet10t", "model.image_size=64", "data.max_train_crops=16",
-         "data.max_val_crops=8", "data.batch_size=8", "validation.crops=8"]  # fmt: skip
+_TINY = [
+    "optimiser.epochs=1",
+    "model.backbone=resnet10t",
+    "model.image_size=64",
+    "data.max_train_crops=16",
+    "data.batch_size=8",
+    "validation.crops=8",
+]
 
 
 @pytest.fixture(scope="module")
