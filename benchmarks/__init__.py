@@ -1,0 +1,1 @@
+"""One file per figure that we publish; `python -m benchmarks.NAME --json`."""
