@@ -1,26 +1,42 @@
 """From bytes to face crops: the one implementation for preparation, evaluation and serving."""
 
-from dfcore.preprocessing.config import MediaLimits, PreprocessingConfig
-from dfcore.preprocessing.faces import FaceCrop, blur, crop_face, crop_tracked, extract_faces, longest_track
+from dfcore.preprocessing.alignment import FaceCrop, crop_face
+from dfcore.preprocessing.config import FrameSampling, MediaLimits, PreprocessingConfig
+from dfcore.preprocessing.detectors import FaceDetector, build_face_detector
+from dfcore.preprocessing.encoding import encode_video, h264_roundtrip
+from dfcore.preprocessing.faces import crop_tracked, crop_whole, extract_faces, find_faces
 from dfcore.preprocessing.image import check_frames, decode_image, jpeg_roundtrip
 from dfcore.preprocessing.mtcnn import MTCNN, Face
-from dfcore.preprocessing.video import Frame, decode_video, encode_video, h264_roundtrip, is_video
+from dfcore.preprocessing.quality import blockiness, blur, face_size
+from dfcore.preprocessing.signature import is_video
+from dfcore.preprocessing.tracking import choose_track, longest_track
+from dfcore.preprocessing.video import DecodedVideo, Frame, decode, decode_video
 
 __all__ = [
     "MTCNN",
+    "DecodedVideo",
     "Face",
     "FaceCrop",
+    "FaceDetector",
     "Frame",
+    "FrameSampling",
     "MediaLimits",
     "PreprocessingConfig",
+    "blockiness",
     "blur",
+    "build_face_detector",
     "check_frames",
+    "choose_track",
     "crop_face",
     "crop_tracked",
+    "crop_whole",
+    "decode",
     "decode_image",
     "decode_video",
     "encode_video",
     "extract_faces",
+    "face_size",
+    "find_faces",
     "h264_roundtrip",
     "is_video",
     "jpeg_roundtrip",

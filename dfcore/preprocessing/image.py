@@ -7,10 +7,11 @@ import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dfcore.errors import InvalidInput, MediaError, ShapeError
 from dfcore.preprocessing.config import MediaLimits
+from dfcore.preprocessing.signature import describe_bytes
 
 __all__ = ["check_frames", "decode_image", "jpeg_roundtrip"]
 
@@ -61,9 +62,18 @@ def decode_image(data: bytes, limits: MediaLimits | None = None) -> NDArray[np.u
         raise MediaError(f"expected at most max_pixels={limits.max_pixels}: {error}") from error
     except MediaError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except UnidentifiedImageError as error:
+        # its own text shows a Python object in place of the file
         known = ", ".join(_FORMATS)
-        raise MediaError(f"expected an image ({known}), got bytes that don't decode: {error}") from error
+        raise MediaError(
+            f"expected an image ({known}), got {describe_bytes(data, len(data))}; "
+            "convert it, or fetch it again"
+        ) from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        got = describe_bytes(data, len(data))
+        raise MediaError(
+            f"expected an image that decodes, got {got} that is damaged ({error}); fetch it again"
+        ) from error
 
 
 def jpeg_roundtrip(images: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -1,43 +1,48 @@
 """MTCNN face detection, batched over frames and pyramid levels.
 
-The weights are those of the `mtcnn` package (MIT licence), read from its files without importing it,
-because importing it needs TensorFlow. Source: Zhang et al., arXiv:1604.02878; `mtcnn` 1.0.
+It follows `mtcnn` 1.0, whose weights it runs, step by step: the same pyramid, the same points sampled in each
+patch, the same order of regression and suppression. facenet-pytorch 2.6 rounds boxes to whole pixels and
+averages over patches, so its boxes differ from both, as those of the two references do from each other.
+
+Source: Zhang et al., arXiv:1604.02878; `mtcnn` 1.0.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from itertools import product
 from typing import Any, NamedTuple
 
-import joblib
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchvision.ops import batched_nms, roi_align
+from torch import Tensor
 
-from dfcore.errors import InvalidInput, ShapeError, WorkFailed
+from dfcore.errors import InvalidInput, ShapeError
+from dfcore.preprocessing.mtcnn_networks import MTCNNNetwork, load_networks
+from dfcore.preprocessing.pyramid import area_pyramid
 
-__all__ = ["MTCNN", "Face"]
+__all__ = ["MTCNN", "Face", "check_images"]
 
-# The files are unpickled, so only these exact bytes are.
-_SHA256 = {
-    "pnet": "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
-    "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
-    "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
-}
-_CELL, _STRIDE, _PYRAMID = 12, 2, 0.709
+_CELL, _STRIDE = 12, 2
 _PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.8
 _SCALE_IOU, _IOU, _NESTED = 0.5, 0.7, 0.7
-# More proposals than this per image are texture, not faces.
-_MAX_PROPOSALS = 128
+# More boxes than these in one image are texture, not faces.
+_MAX_COMPARED, _MAX_PROPOSALS = 512, 128
 _BATCH_PIXELS = 16_000_000
-_PATCH_BATCH = 2048
+# What PNet sees at once: on a CPU its activations should stay in the cache, a GPU wants work.
+_CHUNK_PIXELS = {"cpu": 100_000, "cuda": 4_000_000}
+_PATCH_BATCH = {"cpu": 32, "cuda": 4096}
+# Where a face that was in a box may be a moment later: shifts in shares of the side, first near, then all
+# round, each a little larger. RNet finds a face from a box that holds about half of it.
+_NEAR = ((0.0, 0.0), (-0.2, 0.0), (0.2, 0.0), (0.0, -0.2), (0.0, 0.2))
+_FAR = tuple(product((-0.6, -0.2, 0.2, 0.6), repeat=2))
+_GROWN = 1.2
+_FOUND_IOU = 0.1
+# Of the candidates around one box ONet, the dearest network, sees the best.
+_REFINED_IOU = 0.3
+_GREY = (127, 127, 127)
 
 
 class Face(NamedTuple):
@@ -52,88 +57,24 @@ class Face(NamedTuple):
 
 
 class _Boxes(NamedTuple):
-    """Candidates over a batch: `image` (n,) int64, `box` (n, 4), `score` (n,)."""
+    """Candidates over a batch: `image` (n,) int64, `box` (n, 4) float32, `score` (n,) float32.
 
-    image: Tensor
-    box: Tensor
-    score: Tensor
+    In NumPy, not torch: on some hundred boxes a call costs more than its work, and NumPy's cost least.
+    """
 
-    def take(self, keep: Tensor) -> _Boxes:
+    image: NDArray[np.int64]
+    box: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+    def take(self, keep: NDArray[Any]) -> _Boxes:
         return _Boxes(self.image[keep], self.box[keep], self.score[keep])
-
-
-class _Network(nn.Module):
-    """Convolutions with PReLU and max pooling, then 1x1 or dense heads; the last head is the class."""
-
-    def __init__(
-        self, arrays: list[NDArray[np.float32]], pools: Sequence[tuple[int, int, bool] | None]
-    ) -> None:
-        super().__init__()
-        self.pools = pools
-        arrays = list(arrays)
-        convolutions, slopes = [], []
-        for _ in pools:
-            convolutions.append(_convolution(arrays.pop(0), arrays.pop(0)))
-            slopes.append(_slope(arrays.pop(0)))
-        self.hidden: nn.Linear | None = None
-        if arrays[0].ndim == 2:
-            self.hidden = _dense(arrays.pop(0), arrays.pop(0))
-            slopes.append(_slope(arrays.pop(0)))
-        self.convolutions, self.slopes = nn.ModuleList(convolutions), nn.ModuleList(slopes)
-        make: Any = _dense if self.hidden is not None else _convolution
-        self.heads = nn.ModuleList(make(arrays[i], arrays[i + 1]) for i in range(0, len(arrays), 2))
-        self.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        values = images
-        for convolution, slope, pool in zip(self.convolutions, self.slopes, self.pools, strict=False):
-            values = slope(convolution(values))
-            if pool is not None:
-                size, stride, pads_end = pool
-                values = F.max_pool2d(values, size, stride, ceil_mode=pads_end)
-        if self.hidden is not None:
-            # Keras flattens (W, H, C): the published weights saw the picture transposed.
-            values = self.slopes[-1](self.hidden(values.permute(0, 3, 2, 1).flatten(1)))
-        outputs = [head(values) for head in self.heads]
-        outputs[-1] = outputs[-1].softmax(1)[:, 1]
-        return outputs
-
-
-def _convolution(kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Conv2d:
-    height, width, inputs, outputs = kernel.shape
-    layer = nn.Conv2d(inputs, outputs, (height, width))
-    layer.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-    layer.bias.data = torch.from_numpy(bias.copy())  # type: ignore[union-attr]  # made with a bias
-    return layer
-
-
-def _dense(kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Linear:
-    layer = nn.Linear(*kernel.shape)
-    layer.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.T))
-    layer.bias.data = torch.from_numpy(bias.copy())
-    return layer
-
-
-def _slope(alpha: NDArray[np.float32]) -> nn.PReLU:
-    layer = nn.PReLU(alpha.size)
-    layer.weight.data = torch.from_numpy(alpha.reshape(-1).copy())
-    return layer
-
-
-def _weights(name: str) -> list[NDArray[np.float32]]:
-    spec = importlib.util.find_spec("mtcnn")
-    if spec is None or not spec.submodule_search_locations:
-        raise WorkFailed("expected the package mtcnn (its weights), got none; pip install mtcnn==1.0.0")
-    path = Path(spec.submodule_search_locations[0]) / "assets" / "weights" / f"{name}.lz4"
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != _SHA256[name]:
-        raise WorkFailed(f"expected mtcnn 1.0's weights in {path}, got other bytes; reinstall mtcnn==1.0.0")
-    arrays: list[NDArray[np.float32]] = joblib.load(io.BytesIO(data))
-    return arrays
 
 
 class MTCNN:
     """Find faces in images: PNet over a pyramid, then RNet and ONet on patches.
+
+    Images are scaled and patches are cut by OpenCV, so a CPU and a GPU see the same pixels; only the
+    networks run on the device.
 
     Raises:
         WorkFailed: the published weights are missing or altered.
@@ -143,10 +84,7 @@ class MTCNN:
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        halve, overlap, inner = (2, 2, True), (3, 2, True), (3, 2, False)
-        self._pnet = _Network(_weights("pnet"), (halve, None, None)).to(self.device)
-        self._rnet = _Network(_weights("rnet"), (overlap, inner, None)).to(self.device)
-        self._onet = _Network(_weights("onet"), (overlap, inner, halve, None)).to(self.device)
+        self._pnet, self._rnet, self._onet = load_networks(self.device)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]], *, min_face: int = 40) -> list[list[Face]]:
@@ -165,78 +103,122 @@ class MTCNN:
         """
         if min_face < _CELL:
             raise InvalidInput(f"expected min_face of at least {_CELL}, got {min_face}")
-        for image in images:
-            if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-                raise ShapeError(f"expected images (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        check_images(images)
         found: list[list[Face]] = [[] for _ in images]
         for places in _batches(images):
-            batch = torch.from_numpy(np.stack([images[place] for place in places])).to(self.device)
-            pixels = batch.permute(0, 3, 1, 2).float().sub_(127.5).div_(128)
-            for row, face in self._detect(pixels, min_face):
+            batch = [images[place] for place in places]
+            for row, face in self._look_closer(batch, _square(self._propose(batch, min_face)), _IOU):
                 found[places[row]].append(face)
         return found
 
-    def _detect(self, pixels: Tensor, min_face: int) -> Iterator[tuple[int, Face]]:
-        boxes = _square(self._propose(pixels, min_face))
+    @torch.inference_mode()
+    def refine(
+        self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.float32]]
+    ) -> list[list[Face]]:
+        """Find the faces in and around given boxes: RNet and ONet only, many times cheaper than `detect`.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB.
+            boxes: for each image (n, 4) x0, y0, x1, y1: where its faces should be, as in a frame just
+                before or after. A face that moved by more than its size is lost.
+
+        Returns:
+            For each image the faces found, most confident first.
+
+        Raises:
+            ShapeError: an image or box of another shape, or not boxes for each image.
+        """
+        check_images(images)
+        if len(images) != len(boxes):
+            raise ShapeError(f"expected boxes for {len(images)} images, got {len(boxes)}")
+        for given in boxes:
+            if given.ndim != 2 or given.shape[1] != 4:
+                raise ShapeError(f"expected boxes (n, 4), got {given.shape}")
+        found: list[list[Face]] = [[] for _ in images]
+        for shifts in (_NEAR, _FAR):
+            lost = [
+                given[[not any(_touch(box, face.box) for face in faces) for box in given]]
+                for given, faces in zip(boxes, found, strict=True)
+            ]
+            tried = [_neighbours(row, given.astype(np.float32), shifts) for row, given in enumerate(lost)]
+            known = [list(faces) for faces in found]
+            for row, face in self._look_closer(images, _join(tried), _REFINED_IOU) if tried else ():
+                if not any(_touch(face.box, other.box) for other in known[row]):
+                    found[row].append(face)
+        return [sorted(faces, key=lambda face: -face.confidence) for faces in found]
+
+    def _propose(self, images: Sequence[NDArray[np.uint8]], min_face: int) -> _Boxes:
+        """Run PNet over the pyramid and keep the best proposals of each image."""
+        found = []
+        for scale, level in area_pyramid(images, min_face):
+            boxes = self._level(level, scale)
+            found.append(boxes.take(_unsuppressed(boxes, _SCALE_IOU)))
+        if not found:
+            return _Boxes(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        boxes = _join(found)
+        return boxes.take(_unsuppressed(boxes, _IOU))
+
+    def _level(self, level: NDArray[np.float32], scale: float) -> _Boxes:
+        count = max(1, _CHUNK_PIXELS[self.device.type] // (level.shape[1] * level.shape[2]))
+        parts = []
+        for start in range(0, len(level), count):
+            offsets, score = self._pnet(self._pixels(level[start : start + count]))
+            image, y, x = torch.nonzero(score > _PNET_SCORE, as_tuple=True)
+            corner = torch.stack((x, y, x, y), 1).float() * _STRIDE
+            corner += corner.new_tensor((1, 1, _CELL, _CELL))
+            box = (corner + offsets[image, :, y, x] * (_CELL - 1)) / scale
+            values = (image + start, box, score[image, y, x])
+            parts.append(_Boxes(*(value.cpu().numpy() for value in values)))
+        return _join(parts)
+
+    def _look_closer(
+        self, images: Sequence[NDArray[np.uint8]], boxes: _Boxes, limit: float
+    ) -> Iterator[tuple[int, Face]]:
+        """Run RNet, suppress by `limit`, run ONet; yield (place of the image, face), most confident first."""
         if len(boxes.score):
-            boxes = self._refine(pixels, boxes)
+            boxes = self._refine(images, boxes, limit)
         if not len(boxes.score):
             return
-        offsets, points, score = self._look(self._onet, pixels, boxes, 48)
+        offsets, points, score = self._look(self._onet, images, boxes, 48)
         origin, size = boxes.box[:, None, :2], (boxes.box[:, 2:] - boxes.box[:, :2] + 1)[:, None]
         # x of the five points, then y
-        landmarks = torch.stack((points[:, :5], points[:, 5:]), 2) * size + origin - 1
+        landmarks = np.stack((points[:, :5], points[:, 5:]), 2) * size + origin - 1
         boxes = _Boxes(boxes.image, _adjust(boxes.box, offsets), score)
-        keep = torch.nonzero(score > _ONET_SCORE).flatten()
-        keep = keep[score[keep].argsort(descending=True, stable=True)]
-        rows, box = boxes.image[keep].tolist(), boxes.box[keep].cpu().numpy()
-        place, values = landmarks[keep].cpu().numpy(), score[keep].tolist()
-        kept: list[int] = []
-        for i, row in enumerate(rows):
-            if not any(rows[j] == row and _share_of_smaller(box[i], box[j]) > _NESTED for j in kept):
-                kept.append(i)
-                yield row, Face(box[i], place[i], float(values[i]))
+        sure = np.flatnonzero(score > _ONET_SCORE)
+        for row in sure[_unsuppressed(boxes.take(sure), _NESTED, of_smaller=True)]:
+            yield int(boxes.image[row]), Face(boxes.box[row], landmarks[row], float(score[row]))
 
-    def _propose(self, pixels: Tensor, min_face: int) -> _Boxes:
-        """Run PNet over the pyramid and keep the best proposals of each image."""
-        height, width = pixels.shape[-2:]
-        scale, level, levels = _CELL / min_face, pixels, []
-        while min(height, width) * scale >= _CELL:
-            size = (round(height * scale), round(width * scale))
-            # each level from the one before: the full size is read once
-            level = F.interpolate(level, size, mode="bilinear", antialias=True, align_corners=False)
-            levels.append(self._level(level, height / size[0], width / size[1]))
-            scale *= _PYRAMID
-        if not levels:
-            empty = pixels.new_zeros(0)
-            return _Boxes(empty.long(), empty.reshape(0, 4), empty)
-        boxes = _Boxes(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
-        boxes = boxes.take(batched_nms(boxes.box, boxes.score, boxes.image, _IOU))
-        return boxes.take(_best_of_each_image(boxes.image))
-
-    def _level(self, level: Tensor, down_y: float, down_x: float) -> _Boxes:
-        offsets, score = self._pnet(level)
-        image, y, x = torch.nonzero(score > _PNET_SCORE, as_tuple=True)
-        corner = torch.stack((x, y, x, y), 1).float() * _STRIDE
-        corner += corner.new_tensor((1, 1, _CELL, _CELL))
-        box = corner + offsets[image, :, y, x] * (_CELL - 1)
-        box = box * box.new_tensor((down_x, down_y, down_x, down_y))
-        boxes = _Boxes(image, box, score[image, y, x])
-        return boxes.take(batched_nms(boxes.box, boxes.score, image, _SCALE_IOU))
-
-    def _refine(self, pixels: Tensor, boxes: _Boxes) -> _Boxes:
-        offsets, score = self._look(self._rnet, pixels, boxes, 24)
+    def _refine(self, images: Sequence[NDArray[np.uint8]], boxes: _Boxes, limit: float) -> _Boxes:
+        offsets, score = self._look(self._rnet, images, boxes, 24)
         boxes = _Boxes(boxes.image, _adjust(boxes.box, offsets), score).take(score > _RNET_SCORE)
-        return _square(boxes.take(batched_nms(boxes.box, boxes.score, boxes.image, _IOU)))
+        return _square(boxes.take(_unsuppressed(boxes, limit)))
 
-    def _look(self, network: _Network, pixels: Tensor, boxes: _Boxes, size: int) -> list[Tensor]:
-        """Run a network on each box's patch, (n, 3, size, size); outside the image is mid grey."""
-        regions = torch.cat((boxes.image[:, None].to(boxes.box), boxes.box), 1)
+    def _look(
+        self, network: MTCNNNetwork, images: Sequence[NDArray[np.uint8]], boxes: _Boxes, size: int
+    ) -> list[NDArray[np.float32]]:
+        """Run a network on each box's patch of `size` x `size` pixels."""
+        count = _PATCH_BATCH[self.device.type]
         parts = [
-            network(roi_align(pixels, some, (size, size), sampling_ratio=2, aligned=True))
-            for some in torch.split(regions, _PATCH_BATCH)
+            network(self._pixels(_patches(images, some, size)))
+            for start in range(0, len(boxes.score), count)
+            for some in (boxes.take(np.arange(start, min(start + count, len(boxes.score)))),)
         ]
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
+        return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
+
+    def _pixels(self, images: NDArray[Any]) -> Tensor:
+        # a view, not a copy: (N, H, W, 3) in memory is what convolutions on channels_last read fastest
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+
+
+def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
+    """Require every image to be (H, W, 3) uint8.
+
+    Raises:
+        ShapeError: one of another shape or type.
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise ShapeError(f"expected images (H, W, 3) uint8, got {image.shape} {image.dtype}")
 
 
 def _batches(images: Sequence[NDArray[np.uint8]]) -> Iterator[list[int]]:
@@ -249,27 +231,73 @@ def _batches(images: Sequence[NDArray[np.uint8]]) -> Iterator[list[int]]:
             yield places[start : start + count]
 
 
-def _best_of_each_image(image: Tensor) -> Tensor:
-    """Keep the first `_MAX_PROPOSALS` rows of each image; rows come sorted by score."""
-    order = image.argsort(stable=True)
-    counts = torch.bincount(image[order])
-    starts = (counts.cumsum(0) - counts)[image[order]]
-    rank = torch.arange(len(order), device=order.device) - starts
-    return order[rank < _MAX_PROPOSALS]
+def _patches(images: Sequence[NDArray[np.uint8]], boxes: _Boxes, size: int) -> NDArray[np.uint8]:
+    """Sample (n, size, size, 3) uint8 points of each box, corner to corner; outside the image is mid grey."""
+    patches = np.empty((len(boxes.score), size, size, 3), np.uint8)
+    matrix = np.zeros((2, 3))
+    rows = zip(patches, boxes.image.tolist(), boxes.box.tolist(), strict=True)
+    for patch, row, (x0, y0, x1, y1) in rows:
+        height, width = images[row].shape[:2]
+        # as tf.image.crop_and_resize: the box is given in shares of the size, its points count from 0
+        across, down = (width - 1) / width, (height - 1) / height
+        matrix[0] = ((x1 - x0) * across / (size - 1), 0, x0 * across)
+        matrix[1] = (0, (y1 - y0) * down / (size - 1), y0 * down)
+        cv2.warpAffine(
+            images[row], matrix, (size, size), dst=patch, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=_GREY,
+        )  # fmt: skip
+    return patches
 
 
-def _adjust(box: Tensor, offsets: Tensor) -> Tensor:
+def _neighbours(row: int, boxes: NDArray[np.float32], shifts: Sequence[tuple[float, ...]]) -> _Boxes:
+    """Return the squares around boxes (n, 4) of one image, at every shift."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0)
+    middle = np.concatenate([centre + side * np.array(shift, np.float32) for shift in shifts])
+    half = np.tile(side * np.float32(_GROWN / 2), (len(shifts), 1))
+    squares = np.concatenate((middle - half, middle + half), 1)
+    return _Boxes(np.full(len(squares), row), squares, np.ones(len(squares), np.float32))
+
+
+def _touch(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
+    common = float(sides.prod())
+    return common > _FOUND_IOU * (float((a[2:] - a[:2]).prod()) + float((b[2:] - b[:2]).prod()) - common)
+
+
+def _join(parts: Sequence[_Boxes]) -> _Boxes:
+    return _Boxes(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _unsuppressed(boxes: _Boxes, limit: float, *, of_smaller: bool = False) -> NDArray[np.int64]:
+    """Return the rows that no surer box of their image overlaps by more than `limit`, the surest first.
+
+    As in the reference, a box that is itself suppressed still suppresses others. The overlap is the IoU, or
+    what part of the smaller box both cover.
+    """
+    order = np.argsort(-boxes.score, kind="stable")
+    image = boxes.image[order]
+    keep = [order[:0]]
+    for place in np.unique(image):
+        rows = order[image == place][:_MAX_COMPARED]
+        x0, y0, x1, y1 = boxes.box[rows].T
+        width = np.minimum.outer(x1, x1) - np.maximum.outer(x0, x0)
+        height = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0)
+        common = np.maximum(width, 0) * np.maximum(height, 0)
+        area = (x1 - x0) * (y1 - y0)
+        whole = np.minimum.outer(area, area) if of_smaller else np.add.outer(area, area) - common
+        # multiplied, not divided: an empty box has no overlap
+        hidden = np.triu(common > limit * whole, 1).any(axis=0)
+        keep.append(rows[~hidden][:_MAX_PROPOSALS])
+    return np.concatenate(keep)
+
+
+def _adjust(box: NDArray[np.float32], offsets: NDArray[np.float32]) -> NDArray[np.float32]:
     size = box[:, 2:] - box[:, :2] + 1
-    return box + offsets * torch.cat((size, size), 1)
+    return box + offsets * np.concatenate((size, size), 1)
 
 
 def _square(boxes: _Boxes) -> _Boxes:
     centre = (boxes.box[:, :2] + boxes.box[:, 2:]) / 2
-    half = (boxes.box[:, 2:] - boxes.box[:, :2]).amax(1, keepdim=True) / 2
-    return boxes._replace(box=torch.cat((centre - half, centre + half), 1))
-
-
-def _share_of_smaller(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    smaller = min(float(np.prod(a[2:] - a[:2])), float(np.prod(b[2:] - b[:2])))
-    return float(np.prod(np.maximum(sides, 0))) / smaller if smaller > 0 else 0.0
+    half = (boxes.box[:, 2:] - boxes.box[:, :2]).max(axis=1, keepdims=True, initial=0) / 2
+    return boxes._replace(box=np.concatenate((centre - half, centre + half), 1))

@@ -1,31 +1,30 @@
-"""Video through FFmpeg's libraries: decode frames spread by time, encode and re-encode H.264."""
+"""Video through FFmpeg's libraries: frames spread over the whole of it, and only what they need decoded."""
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import av.error
 import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-from dfcore.errors import InvalidInput, MediaError, ShapeError, WorkFailed
-from dfcore.preprocessing.config import MediaLimits
-from dfcore.preprocessing.image import check_frames
+from dfcore.errors import InvalidInput, MediaError
+from dfcore.preprocessing.config import FrameSampling, MediaLimits
+from dfcore.preprocessing.container import Deadline, VideoFile
+from dfcore.preprocessing.timeline import Run, Timeline, choose_times, plan_runs, read_timeline
 
-__all__ = ["Frame", "decode_video", "encode_video", "h264_roundtrip", "is_video"]
+__all__ = ["DecodedVideo", "Frame", "decode", "decode_video"]
 
-_MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_MAX_CRF = 51
-_HEADER_BYTES = 512
+# AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE: whole frames in a packet, never a field alone
+_WHOLE_FRAMES = (0, 1)
+# FFmpeg's quick conversion is a level too dark, and for some sizes and formats not the one it takes; only
+# frames that are kept are converted, so the exact one (4 ms at 720p) costs little.
+_EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 class Frame(NamedTuple):
@@ -36,35 +35,24 @@ class Frame(NamedTuple):
     timestamp: float
 
 
-def _demuxer(header: bytes) -> str | None:
-    """Name FFmpeg's demuxer by magic bytes; playlists, which could open other files, have none."""
-    if header[4:8] in _MOV_ATOMS:
-        return "mov"
-    if header.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    if header.startswith(b"RIFF") and header[8:12] == b"AVI ":
-        return "avi"
-    if header.startswith(b"FLV\x01"):
-        return "flv"
-    if header[:1] == b"\x47" and header[188:189] == b"\x47":
-        return "mpegts"
-    return None
+class DecodedVideo(NamedTuple):
+    """What came out of one file.
 
-
-def is_video(data: bytes) -> bool:
-    """Say by magic bytes whether this is a video container (MP4/MOV, Matroska/WebM, AVI, FLV, MPEG-TS).
-
-    HEIC and AVIF stills share MP4's container and are told apart by their brand.
+    Attributes:
+        frames: the frames asked for, in display order.
+        num_frames: how many frames the file shows in all.
+        duration: seconds.
+        damage: what was lost, in words; empty if nothing was.
     """
-    still = data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"heic", b"heix", b"mif1")
-    return _demuxer(data[:_HEADER_BYTES]) is not None and not still
+
+    frames: list[Frame]
+    num_frames: int
+    duration: float
+    damage: str
 
 
 def decode_video(source: Path | bytes, num_frames: int, limits: MediaLimits | None = None) -> list[Frame]:
-    """Decode frames spread over the whole video by time: the middle of each of `num_frames` equal spans.
-
-    A cut-off or damaged video gives the good frames; a video with fewer frames gives all that there are,
-    never one twice. Phone videos are turned upright.
+    """Decode at most `num_frames` frames spread over the whole video by time; see `decode`.
 
     Args:
         source: a file or its bytes.
@@ -80,193 +68,226 @@ def decode_video(source: Path | bytes, num_frames: int, limits: MediaLimits | No
     """
     if num_frames < 1:
         raise InvalidInput(f"expected num_frames of at least 1, got {num_frames}")
+    return decode(source, FrameSampling(count=num_frames), limits).frames
+
+
+def decode(source: Path | bytes, sampling: FrameSampling, limits: MediaLimits | None = None) -> DecodedVideo:
+    """Decode frames spread over the whole video by time, and no more than they need.
+
+    A frame comes as it is shown: turned upright, without what an edit list cuts off, levels and colours by
+    the matrix and range that the stream declares (BT.601 and limited where it declares none, as FFmpeg and
+    OpenCV do), 10 bits rounded to 8. Interlaced video is not deinterlaced.
+
+    A video with fewer frames gives all that there are, never one twice. From a cut-off or damaged video
+    come as many good frames as there are, up to what was asked; a frame is good if it decodes without error
+    and so does all that it builds on.
+
+    Args:
+        source: a file, which is not read into memory, or its bytes.
+        sampling: which frames.
+        limits: what is refused.
+
+    Raises:
+        MediaError: nothing decodes, or a limit is exceeded.
+    """
     limits = limits or MediaLimits()
-    times = _frame_times(source, limits)
-    wanted = _spread(times, num_frames)
-    frames: list[Frame] = []
-    with _opened(source, limits) as (container, stream):
-        for decoded in _good_frames(container, stream):
-            if decoded.width * decoded.height > limits.max_pixels:
-                raise MediaError(f"expected at most max_pixels={limits.max_pixels}, got a larger frame")
-            if decoded.pts is None or decoded.pts < wanted[len(frames)]:
-                continue
-            # Past a damaged stretch several wanted times lie behind; each good frame serves only one.
-            index = bisect_left(times, decoded.pts)
-            seconds = float((decoded.pts - times[0]) * stream.time_base)
-            frames.append(Frame(_pixels(decoded), index, seconds))
-            if len(frames) == len(wanted):
-                break
-    if not frames:
-        raise MediaError(f"expected a video with frames that decode, got none in {_name(source)}")
-    return frames
+    video = VideoFile(source, limits)
+    deadline = Deadline(limits.seconds_to_decode, video.name)
+    with video:
+        timeline = read_timeline(video, limits, deadline)
+        decoder = _Decoder(video, timeline, limits, deadline)
+        wanted = choose_times(timeline.times, sampling, timeline.time_base)
+        images = decoder.take(wanted)
+        missing = len(wanted) - len(images)
+        damage = [timeline.lost] if timeline.lost else []
+        if missing:
+            good = decoder.good_times()
+            again = choose_times(good, sampling, timeline.time_base) if good else []
+            images = decoder.take(again, [Run(0, timeline.num_packets - 1)]) if again else {}
+            if len(good) < len(timeline.times):
+                lost = f"{missing} of {len(wanted)} wanted frames don't decode"
+                damage.append(f"{lost}; {len(images)} good ones are given")
+    if not images:
+        raise MediaError(
+            f"{video.name}expected a video with frames that decode, got none of {len(timeline.times)}; "
+            "fetch it again"
+        )
+    start = timeline.times[0]
+    frames = [
+        Frame(image, bisect_left(timeline.times, moment), float((moment - start) * timeline.time_base))
+        for moment, image in sorted(images.items())
+    ]
+    return DecodedVideo(frames, len(timeline.times), timeline.duration, "; ".join(damage))
 
 
-def _name(source: Path | bytes) -> str:
-    return str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+class _UncleanJump(Exception):
+    """A packet marked as key does not decode on its own."""
 
 
-@contextmanager
-def _opened(source: Path | bytes, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, video stream), decoding in one thread so that damage shows the same everywhere."""
-    try:
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
-        if size > limits.max_bytes:
+class _Decoder:
+    def __init__(self, video: VideoFile, timeline: Timeline, limits: MediaLimits, deadline: Deadline) -> None:
+        self._video = video
+        self._timeline = timeline
+        self._limits = limits
+        self._deadline = deadline
+        self._bad: set[int] = set()  # positions of packets that don't decode
+        self._used = 0
+
+    def take(self, wanted: Sequence[int], plan: list[Run] | None = None) -> dict[int, NDArray[np.uint8]]:
+        """Decode the wanted times; those that don't decode are not in the result."""
+        context = self._video.stream.codec_context
+        self._reserve(len(wanted) * context.width * context.height * 3)
+        last = self._timeline.num_packets - 1
+        if not self._timeline.ordered:
+            plan = [Run(0, last)]
+        try:
+            return self._take(set(wanted), plan_runs(self._timeline, wanted) if plan is None else plan)
+        except _UncleanJump:
+            self._bad.clear()  # in part the jump's own
+            last = max(self._timeline.position[moment] for moment in wanted)
+            return self._take(set(wanted), [Run(0, last)])
+
+    def _take(self, wanted: set[int], plan: list[Run]) -> dict[int, NDArray[np.uint8]]:
+        images: dict[int, NDArray[np.uint8]] = {}
+        self._used = 0
+        for run in plan:
+            for moment, decoded in self._frames(run, wanted):
+                if moment in wanted and moment not in images:
+                    self._reserve(self._used + decoded.width * decoded.height * 3)
+                    images[moment] = _pixels(decoded)
+                    self._used += images[moment].nbytes
+        return {moment: image for moment, image in images.items() if self._is_good(moment)}
+
+    def good_times(self) -> list[int]:
+        """Decode everything and list the times of the frames that are good."""
+        last = self._timeline.num_packets - 1
+        self._bad.clear()
+        found = {moment for moment, _ in self._frames(Run(0, last), None)}
+        return sorted(moment for moment in found if self._is_good(moment))
+
+    def _is_good(self, moment: int) -> bool:
+        # Errors travel along references to the next key frame, also to frames that are shown earlier; and
+        # damage often begins in the packet before the first that fails.
+        position = self._timeline.position.get(moment)
+        if position is None or not self._bad:
+            return True
+        return not any(self._timeline.key_before(position) <= bad <= position + 1 for bad in self._bad)
+
+    def _reserve(self, size: int) -> None:
+        limit = self._limits.max_memory_bytes
+        if size > limit:
             raise MediaError(
-                f"expected at most max_bytes={limits.max_bytes}, got {size}; send a smaller file"
+                f"{self._video.name}expected at most max_memory_bytes={limit} of frames, got {size}; "
+                "ask for fewer frames, or resize the video"
             )
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            header = file.read(_HEADER_BYTES)
-            file.seek(0)
-            if not is_video(header):
-                raise MediaError(f"expected a video (MP4, Matroska, AVI, FLV, TS), got {_name(source)}")
-            with av.open(file, format=_demuxer(header)) as container:
-                if not container.streams.video:
-                    raise MediaError(f"expected a video stream, got none in {_name(source)}")
-                stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1
-                pixels = stream.codec_context.width * stream.codec_context.height
-                if pixels > limits.max_pixels:
-                    raise MediaError(
-                        f"expected at most max_pixels={limits.max_pixels} a frame, got {pixels}; resize"
-                    )
-                yield container, stream
-    except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"expected a video that decodes, got {_name(source)}: {error}") from error
 
+    def _frames(self, run: Run, wanted: set[int] | None) -> Iterator[tuple[int, Any]]:
+        """Yield (time, frame) in display order; of those not wanted, what nothing builds on is skipped."""
+        # None once the key frame that was jumped to has come out
+        entry = self._timeline.key_times[self._timeline.keys.index(run.first)] if run.first else None
+        number = 0
+        for decoded in self._decoded(run, wanted):
+            self._deadline.check()
+            moment = decoded.pts
+            if not self._timeline.ordered:
+                moment = self._timeline.times[number] if number < len(self._timeline.times) else None
+                number += 1
+            if moment is None or (entry is not None and moment < entry):
+                continue  # shown before the key frame: it builds on what was jumped over
+            if entry is not None and (moment != entry or decoded.pict_type != PictureType.I):
+                raise _UncleanJump
+            entry = None
+            if decoded.is_corrupt:
+                self._bad.add(self._timeline.position.get(moment, 0))
+            else:
+                yield moment, decoded
 
-def _frame_times(source: Path | bytes, limits: MediaLimits) -> list[int]:
-    """List every frame's presentation time from the packets alone: no header is believed."""
-    times: list[int] = []
-    with _opened(source, limits) as (container, stream):
-        packets = container.demux(stream)
+    def _decoded(self, run: Run, wanted: set[int] | None) -> Iterator[Any]:
+        context = self._video.stream.codec_context
+        unskipped = wanted or ()
+        # By H.264's rules nothing refers to these pictures; in HEVC a higher temporal layer may.
+        skipping = (
+            wanted is not None and self._timeline.ordered
+            and context.name == "h264" and context.field_order in _WHOLE_FRAMES
+        )  # fmt: skip
+        for position, packet in self._packets(run.first):
+            skip = skipping and packet.pts not in unskipped
+            self._video.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            if packet.is_corrupt:
+                self._bad.add(position)
+            yield from self._send(packet, position)
+            if position >= run.last:
+                break
+        # what the decoder still holds back comes out without any further packet
+        yield from self._send(None, run.last)
+
+    def _send(self, packet: Any, position: int) -> list[Any]:
+        try:
+            decoded: list[Any] = self._video.stream.codec_context.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError:
+            self._bad.add(position)  # its neighbours may be good
+            return []
+        return decoded
+
+    def _packets(self, first: int) -> Iterator[tuple[int, Any]]:
+        """Yield (position, packet) from a key frame on, by seeking; where that fails, by reading up to it."""
+        position: int | None = None
+        for packet in self._sought(first):
+            if position is None:
+                position = self._timeline.packet_at.get((packet.pts, packet.size))
+                if position is not None and position > first:
+                    break
+            else:
+                position += 1
+            if position is not None and position >= first:
+                yield position, packet
+        else:
+            if position is not None:
+                return
+        self._video.reopen()
+        for position, packet in enumerate(self._read()):
+            if position >= first:
+                yield position, packet
+
+    def _sought(self, first: int) -> Iterator[Any]:
+        """Yield packets from where a seek to a key frame lands; none if it fails."""
+        if first not in self._timeline.keys:
+            return
+        moment = self._timeline.seek_times[self._timeline.keys.index(first)]
+        try:
+            self._video.container.seek(moment, stream=self._video.stream)
+        except av.error.FFmpegError:
+            return
+        yield from self._read()
+
+    def _read(self) -> Iterator[Any]:
+        packets = self._video.container.demux(self._video.stream)
         while True:
+            self._deadline.check()
             try:
                 packet = next(packets)
             except (StopIteration, av.error.FFmpegError):
-                break  # the file ends here, whole or cut off
-            if packet.size and packet.pts is not None and not (packet.is_discard or packet.is_corrupt):
-                times.append(packet.pts)
-            if len(times) > limits.max_frames:
-                raise MediaError(f"expected at most max_frames={limits.max_frames}, got more; cut the video")
-        times = sorted(set(times))
-        if times and (times[-1] - times[0]) * stream.time_base > limits.max_seconds:
-            raise MediaError(f"expected at most max_seconds={limits.max_seconds}, got a longer video; cut it")
-    if not times:
-        raise MediaError(f"expected a video with frames, got none in {_name(source)}")
-    return times
+                return
+            if packet.size:
+                yield packet
 
 
-def _spread(times: list[int], num_frames: int) -> list[int]:
-    """Choose at most `num_frames` different times, one near the middle of each equal span."""
-    if len(times) <= num_frames:
-        return times
-    step = (times[-1] - times[0]) / (len(times) - 1)
-    middles = times[0] + (np.arange(num_frames) + 0.5) / num_frames * (times[-1] - times[0] + step)
-    chosen: list[int] = []
-    floor = 0
-    for place, middle in enumerate(middles):
-        # leave one frame for each span that is still to come
-        ceiling = len(times) - (num_frames - place)
-        floor = min(max(bisect_left(times, middle - step / 2), floor), ceiling)
-        chosen.append(times[floor])
-        floor += 1
-    return chosen
+def _pixels(decoded: Any) -> NDArray[np.uint8]:
+    # one thread, as in decoding: videos run side by side
+    image: NDArray[np.uint8] = decoded.to_ndarray(format="rgb24", interpolation=_EXACT, threads=1)
+    matrix = decoded.side_data.get("DISPLAYMATRIX")
+    return image if matrix is None else _upright(image, np.frombuffer(bytes(matrix), dtype=np.int32))
 
 
-def _good_frames(container: Any, stream: Any) -> Iterator[Any]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            decoded = next(packets).decode()
-        except StopIteration:
-            return
-        except av.error.InvalidDataError:
-            continue  # a damaged packet: its neighbours may be good
-        except av.error.EOFError:
-            return
-        yield from (frame for frame in decoded if not frame.is_corrupt)
-
-
-def _pixels(frame: Any) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-def encode_video(path: Path | None, frames: NDArray[np.uint8], *, fps: int = 25, crf: int = 23) -> bytes:
-    """Encode frames as H.264 (libx264, yuv420p) in MP4; the same frames give the same bytes.
-
-    Args:
-        path: written atomically if given.
-        frames: (T, H, W, 3) uint8 RGB with even H and W.
-        fps: frames a second.
-        crf: x264's constant rate factor, 0 (best) to 51.
-
-    Returns:
-        The file's bytes.
-
-    Raises:
-        ShapeError: other frames, or odd sizes.
-        InvalidInput: another fps or crf.
-    """
-    check_frames(frames)
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ShapeError(
-            f"expected even height and width for yuv420p, got {frames.shape[1:3]}; pad the frames"
-        )
-    if not 0 <= crf <= _MAX_CRF or fps < 1:
-        raise InvalidInput(f"expected crf 0 to {_MAX_CRF} and fps of at least 1, got crf={crf}, fps={fps}")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    # A real file, not memory: the index is moved to the front, so that a cut-off copy still plays.
-    with tempfile.TemporaryDirectory(dir=path.parent if path else None, prefix=".encode-") as folder:
-        temporary = Path(folder) / "video.mp4"
-        _encode(temporary, frames, fps, crf)
-        if path is not None:
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-        data = temporary.read_bytes()
-        if path is not None:
-            temporary.replace(path)
-    return data
-
-
-def _encode(path: Path, frames: NDArray[np.uint8], fps: int, crf: int) -> None:
-    muxing = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(path), "w", format="mp4", options=muxing) as container:
-        # one thread: x264's rate control depends on how many there are
-        # mbtree=0: its lookahead makes some runs on the same frames differ, even with one thread
-        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
-        stream: Any = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, fps)
-        for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def h264_roundtrip(frames: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
-    """Compress frames as one H.264 video and decode them again: the real codec's losses.
-
-    Args:
-        frames: (T, H, W, 3) uint8 RGB, any size (odd sides are padded, then cropped back).
-        crf: 0 (best) to 51.
-
-    Returns:
-        (T, H, W, 3) uint8 RGB.
-
-    Raises:
-        ShapeError: other frames.
-        InvalidInput: another crf.
-        WorkFailed: the codec gave back another number of frames.
-    """
-    check_frames(frames)
-    height, width = frames.shape[1:3]
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    decoded = decode_video(encode_video(None, even, crf=crf), len(frames))
-    if len(decoded) != len(frames):
-        raise WorkFailed(f"expected {len(frames)} frames back from H.264, got {len(decoded)}")
-    return np.stack([frame.image for frame in decoded])[:, :height, :width]
+def _upright(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Turn and mirror by the nearest of the eight orientations of a display matrix (a b u, c d v, x y w)."""
+    a, b, _, c, d = (int(value) for value in matrix[:5])
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = image.swapaxes(0, 1), c, b
+    if a < 0:
+        image = image[:, ::-1]
+    if d < 0:
+        image = image[::-1]
+    return np.ascontiguousarray(image)

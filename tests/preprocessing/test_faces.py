@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
@@ -9,15 +12,19 @@ from dfcore.preprocessing import (
     Face,
     Frame,
     PreprocessingConfig,
-    blur,
-    crop_face,
     crop_tracked,
+    crop_whole,
     decode_video,
     encode_video,
     extract_faces,
-    longest_track,
+    find_faces,
 )
 from tests.preprocessing.clips import astronaut, moving_astronaut
+
+
+@pytest.fixture(scope="module")
+def mtcnn() -> MTCNN:
+    return MTCNN()
 
 
 def _face(left: float, top: float, side: float = 50, confidence: float = 0.99) -> Face:
@@ -25,10 +32,16 @@ def _face(left: float, top: float, side: float = 50, confidence: float = 0.99) -
     return Face(box, np.tile(box[:2] + side / 2, (5, 1)), confidence)
 
 
-def test_a_real_video_gives_one_crop_a_frame_with_landmarks_inside() -> None:
+def _frames(*images: np.ndarray) -> list[Frame]:
+    return [Frame(image, number, number / 25) for number, image in enumerate(images)]
+
+
+def test_a_real_video_gives_one_crop_a_frame_with_landmarks_inside(mtcnn: MTCNN, tmp_path: Path) -> None:
     config = PreprocessingConfig(frames_per_video=3, image_size=64)
-    frames = decode_video(encode_video(None, moving_astronaut()), 3)
-    crops = extract_faces(frames, MTCNN(), config)
+    path = tmp_path / "clip.mp4"
+    encode_video(path, moving_astronaut())
+    frames = decode_video(path, 3)
+    crops = extract_faces(frames, mtcnn, config)
     assert [crop.frame_index for crop in crops] == [frame.index for frame in frames]
     for crop in crops:
         assert crop.image.shape == (64, 64, 3)
@@ -37,27 +50,49 @@ def test_a_real_video_gives_one_crop_a_frame_with_landmarks_inside() -> None:
         assert crop.landmarks[0, 0] < crop.landmarks[1, 0]
 
 
-def test_the_crop_is_the_box_and_its_margin() -> None:
-    image = astronaut()
-    crop = crop_face(Frame(image, 7, 1.5), _face(200, 100, 50), 65, 0.3)
-    assert (crop.image == image[92:157, 192:257]).all()
-    assert crop.landmarks[0].tolist() == [33, 33]
-    assert (crop.frame_index, crop.timestamp) == (7, 1.5)
+def test_several_videos_together_equal_each_alone(mtcnn: MTCNN) -> None:
+    config = PreprocessingConfig(image_size=32, min_face=30, detect_every=2)
+    still = np.ascontiguousarray(astronaut()[:260, 80:340])
+    videos = [_frames(*moving_astronaut(5)), _frames(still), [], _frames(*moving_astronaut(4, shift=20))]
+    together = find_faces(videos, mtcnn, config)
+    assert [len(crops) for crops in together] == [5, 1, 0, 4]
+    for frames, crops in zip(videos, together, strict=True):
+        for alone, crop in zip(extract_faces(frames, mtcnn, config), crops, strict=True):
+            np.testing.assert_allclose(alone.face.box, crop.face.box, atol=0.1)
 
 
-def test_at_the_border_the_frame_is_mirrored() -> None:
-    image = astronaut()
-    crop = crop_face(Frame(image, 0, 0.0), _face(-20, 0, 40), 40, 0.0)
-    assert (crop.image[:, 20:] == image[:40, :20]).all()
-    assert (crop.image[:, 19] == image[:40, 1]).all()
+def test_the_mask_chooses_the_person_also_at_another_size(mtcnn: MTCNN) -> None:
+    head = cv2.resize(astronaut()[:260, 90:350], (160, 160), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(head[:, ::-1], (110, 110), interpolation=cv2.INTER_AREA)
+    scene = np.zeros((160, 320, 3), np.uint8)
+    scene[:, :160], scene[20:130, 200:310] = head, small
+    frames = _frames(scene, scene)
+    mask = np.zeros((80, 160), np.uint8)
+    mask[15:60, 105:150] = 255
+    config = PreprocessingConfig(image_size=32, min_face=30)
+    ((larger, _),) = find_faces([frames], mtcnn, config)
+    assert larger.face.box[0] < 160
+    ((chosen, _),) = find_faces([frames], mtcnn, config, masks=[[None, mask]])
+    assert chosen.face.box[0] > 200
+    with pytest.raises(ShapeError, match="masks for 1 videos"):
+        find_faces([frames], mtcnn, config, masks=[])
+    with pytest.raises(ShapeError, match="masks for 2 frames"):
+        find_faces([frames], mtcnn, config, masks=[[mask]])
 
 
-def test_the_longest_track_wins_over_the_larger_face() -> None:
-    frames = [[_face(10, 10), _face(300, 100, 120)], [_face(300, 105, 120), _face(25, 12)], [_face(45, 15)]]
-    track = longest_track(frames)
-    assert [(place, float(face.box[0])) for place, face in track] == [(0, 10), (1, 25), (2, 45)]
-    assert longest_track(frames[:2])[0][1].box[0] == 300
-    assert longest_track([[], []]) == []
+def test_a_crop_that_comes_cropped_is_taken_whole(mtcnn: MTCNN) -> None:
+    face = np.ascontiguousarray(astronaut()[20:220, 130:310])
+    crops = crop_whole(
+        _frames(face, np.zeros((50, 40, 3), np.uint8)), mtcnn, PreprocessingConfig(image_size=64)
+    )
+    first, second = crops
+    assert first.image.shape == (64, 64, 3)
+    assert first.face.box.tolist() == [0, 0, 180, 200]
+    assert first.face.confidence > 0.9
+    assert ((first.landmarks > 10) & (first.landmarks < 54)).all()
+    assert second.face.confidence == 0
+    assert np.isnan(second.landmarks).all()
+    assert second.frame_index == 1
 
 
 def test_small_and_unsure_faces_do_not_count() -> None:
@@ -66,9 +101,3 @@ def test_small_and_unsure_faces_do_not_count() -> None:
     assert crop_tracked([frame], [[_face(10, 10, 30), _face(200, 100, 60, 0.5)]], config) == []
     with pytest.raises(ShapeError, match="1 frames"):
         crop_tracked([frame], [], config)
-
-
-def test_blur_falls_when_the_image_is_smoothed() -> None:
-    image = astronaut()[::4, ::4]
-    smooth = ((image[:-1].astype(int) + image[1:]) // 2).astype(np.uint8)
-    assert 0 == blur(np.zeros_like(image)) < blur(smooth) < blur(image)

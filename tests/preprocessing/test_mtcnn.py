@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,9 +11,11 @@ import pytest
 import skimage.data
 
 from dfcore.errors import InvalidInput, ShapeError, WorkFailed
-from dfcore.preprocessing import MTCNN
+from dfcore.preprocessing import MTCNN, Face
 from dfcore.preprocessing import mtcnn as module
 from tests.preprocessing.clips import astronaut
+from tests.preprocessing.golden.make_golden import GOLDEN, MIN_FACE, digest
+from tests.preprocessing.golden.pictures import draw
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,109 @@ def test_wrong_arguments_are_refused(mtcnn: MTCNN) -> None:
         mtcnn.detect([astronaut()[..., 0]])
     with pytest.raises(InvalidInput, match="min_face"):
         mtcnn.detect([astronaut()], min_face=5)
+    with pytest.raises(ShapeError, match="boxes for 1 images"):
+        mtcnn.refine([astronaut()], [])
+    with pytest.raises(ShapeError, match="n, 4"):
+        mtcnn.refine([astronaut()], [np.zeros(4, np.float32)])
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    common = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
+    return float(common / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common))
+
+
+def _as_faces(golden: list[dict[str, Any]]) -> list[Face]:
+    return [
+        Face(np.array(face["box"]), np.array(face["landmarks"]), face["confidence"])
+        for face in golden
+        if face["confidence"] >= 0.9
+    ]
+
+
+def _nearest(face: Face, others: Sequence[Face]) -> tuple[float, float]:
+    """Return the best IoU and how far the landmarks of that face are, in shares of the box."""
+    best = max(others, key=lambda other: _iou(face.box, other.box))
+    far = np.abs(face.landmarks - best.landmarks).max() / (face.box[2:] - face.box[:2]).max()
+    return _iou(face.box, best.box), float(far)
+
+
+@pytest.fixture(scope="module")
+def golden(mtcnn: MTCNN) -> list[tuple[str, list[Face], list[Face], list[Face]]]:
+    """Name, our faces, mtcnn's, facenet-pytorch's for each picture that is still what the references saw."""
+    kept = json.loads(GOLDEN.read_text(encoding="utf-8"))["pictures"]
+    pictures = draw()
+    assert {name: digest(image) for name, image in pictures.items()} == {
+        name: value["sha256"] for name, value in kept.items()
+    }, "the pictures have changed; make the golden values anew, see make_golden.py"
+    found = mtcnn.detect(list(pictures.values()), min_face=MIN_FACE)
+    return [
+        (name, faces, _as_faces(kept[name]["mtcnn"]), _as_faces(kept[name]["facenet_pytorch"]))
+        for name, faces in zip(pictures, found, strict=True)
+    ]
+
+
+Golden = list[tuple[str, list[Face], list[Face], list[Face]]]
+
+
+def test_boxes_and_landmarks_are_those_of_mtcnn(golden: Golden) -> None:
+    count = 0
+    for name, ours, reference, _ in golden:
+        ours = [face for face in ours if face.confidence >= 0.9]
+        assert len(ours) == len(reference), name
+        for face in reference:
+            overlap, far = _nearest(face, ours)
+            assert overlap >= 0.95, (name, overlap)
+            assert far <= 0.02, (name, far)
+            count += 1
+    assert count == 34
+
+
+def test_boxes_are_as_near_to_facenet_pytorch_as_the_references_are_to_each_other(golden: Golden) -> None:
+    """The references' own boxes overlap by 0.92 in the median and 0.61 at worst, so none is near to both."""
+    ours_far, references_far = [], []
+    for name, ours, mtcnn_faces, facenet in golden:
+        for face in facenet:
+            if not mtcnn_faces or _nearest(face, mtcnn_faces)[0] < 0.5:
+                continue  # mtcnn does not see this one
+            ours_far.append(_nearest(face, ours))
+            references_far.append(_nearest(face, mtcnn_faces))
+            assert ours_far[-1][0] > references_far[-1][0] - 0.05, name
+            assert ours_far[-1][1] < references_far[-1][1] + 0.02, name
+    overlaps, points = np.array(ours_far).T
+    assert len(overlaps) == 34
+    assert np.median(overlaps) > 0.91
+    assert np.median(points) < 0.03
+
+
+def test_refining_a_shifted_box_finds_the_face_again(mtcnn: MTCNN) -> None:
+    image = astronaut()
+    ((face,),) = mtcnn.detect([image])
+    side = float(face.box[3] - face.box[1])
+    for dx, dy, scale in ((0, 0, 1.0), (0.2, -0.1, 1.0), (-0.5, 0.4, 1.1), (0.1, 0.1, 0.8)):
+        shift = np.array([dx, dy, dx, dy], np.float32) * side
+        centre = np.tile((face.box[:2] + face.box[2:]) / 2, 2)
+        box = (face.box - centre) * np.float32(scale) + centre + shift
+        ((again,),) = mtcnn.refine([image], [box[None].astype(np.float32)])
+        assert _iou(again.box, face.box) > 0.8
+        assert np.abs(again.landmarks - face.landmarks).max() < 0.06 * side
+    nothing = np.array([[350, 350, 450, 450]], np.float32)
+    assert mtcnn.refine([image, image], [nothing, np.zeros((0, 4), np.float32)]) == [[], []]
+    assert mtcnn.refine([], []) == []
+
+
+def test_refining_follows_each_of_two_faces(mtcnn: MTCNN) -> None:
+    half = cv2.resize(astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    two = np.concatenate((half, half), axis=1)
+    ((a, b),) = mtcnn.detect([two])
+    ((c, d),) = mtcnn.refine([two], [np.stack((b.box + 4, a.box - 30))])
+    assert sorted(round(_iou(x.box, y.box)) for x in (a, b) for y in (c, d)) == [0, 0, 1, 1]
+
+
+def test_an_image_wider_than_opencv_can_warp_at_once(mtcnn: MTCNN) -> None:
+    wide = np.zeros((64, 40_000, 3), np.uint8)
+    wide[:, 39_000:39_064] = cv2.resize(astronaut()[:260, 90:350], (64, 64), interpolation=cv2.INTER_AREA)
+    ((face,),) = mtcnn.detect([wide], min_face=20)
+    assert 39_000 < face.box[0] < 39_064
 
 
 def test_altered_weights_are_never_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
