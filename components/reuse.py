@@ -58,7 +58,13 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def reuse(
-    step: str, inputs: Mapping[str, Any], *, cache: str | None, out: Path, work: Callable[[Path], object]
+    step: str,
+    inputs: Mapping[str, Any],
+    *,
+    cache: str | None,
+    out: Path,
+    work: Callable[[Path], object],
+    resumable: bool = False,
 ) -> bool:
     """Fill `out` from the cache, or do the work and keep its output.
 
@@ -68,6 +74,7 @@ def reuse(
         cache: the cache folder; None does the work without one.
         out: the output folder.
         work: writes a complete output into the folder it is given.
+        resumable: `work` goes on from what an interrupted run left in that folder.
 
     Returns:
         Whether the output was reused.
@@ -83,7 +90,8 @@ def reuse(
         reused = kept.is_dir()
         if not reused:
             partial = kept.with_name(f".{kept.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            if not resumable:
+                shutil.rmtree(partial, ignore_errors=True)
             work(partial)
             partial.replace(kept)
     link_tree(kept, out)

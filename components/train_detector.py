@@ -52,6 +52,7 @@ def train_detector(
         },
         cache=cache,
         out=Path(model.path),
-        work=lambda out: train(settings, crops, out, initial=start, progress=training(step)),
+        resumable=True,
+        work=lambda out: train(settings, crops, out, initial=start, progress=training(step), resume=True),
     )
     say(step, "reused: crops, recipe and code are unchanged" if reused else "done")

@@ -6,7 +6,10 @@ from kfp import dsl
 
 import components
 
-__all__ = ["train_and_release"]
+__all__ = ["prepare_data", "train_and_release"]
+
+# A shard whose machine was lost starts again alone, and goes on from its last whole part if there is a cache.
+_RETRIES = 2
 
 
 class Outputs(NamedTuple):
@@ -25,6 +28,40 @@ class Outputs(NamedTuple):
     version: str
 
 
+@dsl.pipeline(name="prepare-data", description="Find the faces of a data set on several machines.")  # type: ignore[untyped-decorator]  # KFP ships no types
+def prepare_data(
+    root: str,
+    layout: str,
+    settings: dict,  # type: ignore[type-arg]  # KFP knows no typed dict
+    num_shards: int,
+    cache: Optional[str] = None,  # noqa: UP045  # KFP reads this annotation
+) -> dsl.Dataset:
+    """Scan once, prepare each shard on its own, join.
+
+    Args:
+        root: the data set's folder.
+        layout: its layout.
+        settings: keys of `PreprocessingConfig`.
+        num_shards: how many machines share the work.
+        cache: a folder in which unchanged work is found again.
+
+    Returns:
+        The crop store.
+    """
+    scanned = components.scan_data(
+        root=root, layout=layout, num_shards=num_shards, cache=cache
+    ).set_display_name("scan")  # fmt: skip
+    with dsl.ParallelFor(scanned.outputs["Output"], name="shards") as shard:
+        prepared = components.prepare_faces(
+            root=root, manifest=scanned.outputs["manifest"], settings=settings, shard=shard, cache=cache
+        ).set_display_name("prepare faces").set_retry(num_retries=_RETRIES)  # fmt: skip
+    return (
+        components.join_stores(shares=dsl.Collected(prepared.outputs["share"]))
+        .set_display_name("join")
+        .outputs["store"]
+    )
+
+
 @dsl.pipeline(name="train-and-release", description="Train, attack, prove and release a detector.")  # type: ignore[untyped-decorator]  # KFP ships no types
 def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signature
     data_root: str,
@@ -35,6 +72,7 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
     data_layout: str = "ffpp",
     cross_layout: str = "celebdf",
     preprocessing: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
+    num_shards: int = 1,
     baseline_recipe: str = "baseline_efficientnet_b0",
     robust_recipe: str = "pgd_at_efficientnet_b0",
     baseline_overrides: list = [],  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
@@ -57,6 +95,7 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
         data_layout: layout of `data_root`.
         cross_layout: layout of `cross_root`.
         preprocessing: keys of `PreprocessingConfig`.
+        num_shards: how many machines share the preparation of a data set.
         baseline_recipe: a name in `dfcore.recipes`.
         robust_recipe: a name in `dfcore.recipes`.
         baseline_overrides: `key=value` settings on top of the recipe.
@@ -68,12 +107,12 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
         serving_image: the predictor's image in the InferenceService.
         cache: a folder in which unchanged work is found again.
     """
-    store = components.prepare_faces(
-        root=data_root, layout=data_layout, settings=preprocessing, cache=cache
-    ).set_display_name("prepare faces").outputs["store"]  # fmt: skip
-    cross = components.prepare_faces(
-        root=cross_root, layout=cross_layout, settings=preprocessing, cache=cache
-    ).set_display_name("prepare faces (cross)").outputs["store"]  # fmt: skip
+    store = prepare_data(
+        root=data_root, layout=data_layout, settings=preprocessing, num_shards=num_shards, cache=cache
+    ).set_display_name("prepare data").output  # fmt: skip
+    cross = prepare_data(
+        root=cross_root, layout=cross_layout, settings=preprocessing, num_shards=num_shards, cache=cache
+    ).set_display_name("prepare data (cross)").output  # fmt: skip
     baseline = components.train_detector(
         store=store, name="baseline", recipe=baseline_recipe, overrides=baseline_overrides, cache=cache
     ).set_display_name("train baseline").outputs["model"]  # fmt: skip

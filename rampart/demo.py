@@ -108,7 +108,7 @@ def _corpus(steps: Steps, out: Path, layout: str, identities: int, seed: int) ->
     from dfcore.data.synthetic import synthesize
     from dfcore.provenance import digest_json
 
-    code = code_digest(("data/synthetic", "preprocessing/video"))
+    code = code_digest(("data/synthetic", "preprocessing/encoding"))
     settings = {"layout": layout, "identities": identities, "seed": seed, "code": code}
     root = out / "corpora" / f"{layout}-{digest_json(settings)[:12]}"
     with steps.step(f"synthesize {layout}") as say:

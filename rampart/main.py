@@ -51,7 +51,7 @@ def _run() -> int:
     except SystemExit as left:  # Typer shows wrong use itself and turns an interrupt into 130
         code = left.code if isinstance(left.code, int) else 0
         if code == _INTERRUPTED:
-            _say("interrupted; run the same command again to go on from what is complete")
+            _say("interrupted; run the same command again (train --resume) to go on from what is complete")
         return code
     except RampartError as error:
         _say(f"error: {error}")

@@ -23,9 +23,15 @@ def train(  # noqa: PLR0913  # each argument is one option
     """Train a detector by a recipe."""
     from components.progress import training
     from dfcore.data import CropStore
+    from dfcore.errors import ConfigError
+    from dfcore.models.card import CARD_FILE
     from dfcore.recipes import get_recipe
     from dfcore.training import train
 
+    if (out / CARD_FILE).exists() and not resume:
+        raise ConfigError(
+            f"expected {out} to be new, got a folder with a trained detector; choose another or give --resume"
+        )
     settings = get_recipe(recipe).override(assignments or [])
     store = CropStore.open(data)
     train(

@@ -49,7 +49,7 @@ _HEAD = (128.0, 118.0, 100.0, 122.0)
 _MOUTH = (128.0, 146.0)
 # Generated faces come out warmer than their surroundings; the size of the break is in grey levels.
 _BREAK_AXIS = np.array([0.75, -0.25, -0.75], dtype=np.float32)
-_BREAK_LEVELS = (11.0, 18.0)
+_BREAK_LEVELS = (13.0, 20.0)
 # The layouts draw their people from streams of their own, so that no identity is in both.
 _STREAMS = {"ffpp": 1, "celebdf": 2}
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dfcore.training.engine import TrainingProgress, train
-from dfcore.training.recipe import AugmentationConfig, DataConfig, OptimiserConfig, Recipe, ValidationConfig
+from dfcore.training.recipe import (
+    AugmentationConfig,
+    CheckpointConfig,
+    DataConfig,
+    OptimiserConfig,
+    Recipe,
+    ValidationConfig,
+)
 
 __all__ = [
     "AugmentationConfig",
+    "CheckpointConfig",
     "DataConfig",
     "OptimiserConfig",
     "Recipe",

@@ -6,8 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,14 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning_fabric import Fabric
 
+from dfcore.data.augmentation import augment
+from dfcore.data.loader import CropLoader, SplitCrops
+from dfcore.data.sampling import epoch_seed
 from dfcore.defences import TrainingState
 from dfcore.errors import ConfigError, WorkFailed
-from dfcore.models import Detector, FoldedDetector, build_detector, fold_batch_norm, load_detector
+from dfcore.models import Detector, FoldedDetector, fold_batch_norm
 from dfcore.provenance import digest_json
-from dfcore.training.batches import DeviceCrops, augment, batch_indices, class_weights, load_split
+from dfcore.training.batches import check_classes, load_split
 from dfcore.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from dfcore.training.initial import starting_point
 from dfcore.training.output import CHECKPOINT_FILE, is_finished, write_output
+from dfcore.training.randomness import random_states, restore_random_states, seeded
 from dfcore.training.recipe import Recipe
+from dfcore.training.schedule import learning_rate, move_average
 from dfcore.training.validation import balanced_slice, validate
 
 if TYPE_CHECKING:
@@ -63,8 +68,18 @@ Progress = Callable[[TrainingProgress], None]
 
 
 @dataclass
+class _Running:
+    """Where the running epoch stands, beside weights and optimiser; saved with them in mid-epoch."""
+
+    draws: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    totals: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
 class _Run:
-    """The state of one training run; what a checkpoint holds is in `tensors` and `document`."""
+    """The state of one training run."""
 
     recipe: Recipe
     fabric: Fabric
@@ -73,16 +88,14 @@ class _Run:
     optimiser: Any
     average: Detector | None
     twin: FoldedDetector
-    training: DeviceCrops
-    validation: DeviceCrops
+    training: CropLoader
+    validation: SplitCrops
+    out: Path
+    identity: str
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     records: list[Record] = field(default_factory=list)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        size = min(self.recipe.data.batch_size, len(self.training))
-        return len(self.training) // size
+    unfinished: tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None = None
 
     @property
     def measured(self) -> Detector:
@@ -119,30 +132,34 @@ def train(
         DataError: a split lacks a class.
         WorkFailed: the loss is no longer finite.
     """
-    identity = digest_json({"recipe": recipe.model_dump(mode="json"), "data": store.digest})
+    identity = digest_json({"recipe": recipe.identity(), "data": store.digest})
     if resume and is_finished(out, identity):
         return out
     out.mkdir(parents=True, exist_ok=True)
-    run = _prepare(recipe, store, initial, device)
+    run = _prepare(recipe, store, initial, device, (out, identity))
     if resume and (out / CHECKPOINT_FILE).is_file():
-        _restore(run, out / CHECKPOINT_FILE, identity)
+        _restore(run)
     for epoch in range(len(run.records), recipe.optimiser.epochs):
         record = _train_epoch(run, epoch, progress)
         _select(run, record)
-        tensors, document = _snapshot(run)
-        save_checkpoint(out / CHECKPOINT_FILE, tensors, {**document, "identity": identity})
+        _save(run)
     run.measured.load_state_dict(run.best)
     run.twin.refresh(run.measured)
-    write_output(out, run.measured, run.twin, run.validation, _summary(run, store, identity))
+    write_output(out, run.measured, run.twin, run.validation, _summary(run, store))
     return out
 
 
-def _prepare(recipe: Recipe, store: CropStore, initial: Path | None, device: Device) -> _Run:
+def _prepare(
+    recipe: Recipe, store: CropStore, initial: Path | None, device: Device, place: tuple[Path, str]
+) -> _Run:
     """Check everything and load the data before any work."""
-    detector = _starting_point(recipe, initial)
+    detector = starting_point(recipe, initial)
     fabric = Fabric(accelerator=device, devices=1, precision=recipe.precision)
-    training = load_split(store, recipe, recipe.data.train_split, recipe.data.max_train_crops, fabric.device)
-    validation = load_split(store, recipe, recipe.data.val_split, recipe.data.max_val_crops, fabric.device)
+    data = recipe.data
+    crops = load_split(store, recipe, data.train_split, data.max_train_crops, fabric.device)
+    training = CropLoader(crops, data, seed=recipe.seed)
+    validation = load_split(store, recipe, data.val_split, data.max_val_crops, fabric.device)
+    check_classes(validation, data.val_split)
     detector.to(fabric.device)
     detector.to(memory_format=torch.channels_last)
     decayed = [parameter for parameter in detector.parameters() if parameter.ndim > 1]
@@ -156,66 +173,67 @@ def _prepare(recipe: Recipe, store: CropStore, initial: Path | None, device: Dev
     model, wrapped = fabric.setup(detector, optimiser)
     average = None if recipe.optimiser.ema_decay is None else copy.deepcopy(detector).eval()
     twin = fold_batch_norm(detector)
-    return _Run(recipe, fabric, detector, model, wrapped, average, twin, training, validation)
-
-
-def _starting_point(recipe: Recipe, initial: Path | None) -> Detector:
-    if not recipe.initialise_from_baseline:
-        if initial is not None:
-            logger.warning(
-                "initial weights ignored: recipe %s has initialise_from_baseline=false", recipe.name
-            )
-        return build_detector(recipe.model, seed=recipe.seed)
-    if initial is None:
-        raise ConfigError(
-            f"expected initial weights for recipe {recipe.name!r}, got none; give a baseline's folder"
-        )
-    loaded = load_detector(initial)
-    free = {"weights": None, "drop_rate": 0.0}
-    if loaded.config.model_copy(update=free) != recipe.model.model_copy(update=free):
-        raise ConfigError(
-            f"expected initial weights of {recipe.model}, got {loaded.config}; change the recipe's model"
-        )
-    detector = build_detector(recipe.model.model_copy(update={"weights": None}), seed=recipe.seed)
-    detector.load_state_dict(loaded.state_dict())
-    detector.calibrate(1.0, 0.0)  # training works on raw logits; calibration comes last
-    return detector
+    return _Run(recipe, fabric, detector, model, wrapped, average, twin, training, validation, *place)
 
 
 def _train_epoch(run: _Run, epoch: int, progress: Progress | None) -> Record:
-    recipe, device, steps = run.recipe, run.fabric.device, run.steps_per_epoch
-    seed = recipe.seed * 100_003 + epoch  # from the epoch alone, so that resume needs no random state
-    order = torch.Generator().manual_seed(seed)
-    draws = torch.Generator(device).manual_seed(seed)
-    weights = class_weights(run.training.labels, balanced=recipe.data.balanced)
-    totals: dict[str, torch.Tensor] = {}
-    started, size = time.perf_counter(), min(recipe.data.batch_size, len(run.training))
-    labels = run.training.labels.cpu()
+    recipe, device, steps = run.recipe, run.fabric.device, run.training.steps
+    seed = epoch_seed(recipe.seed, epoch)  # from the epoch alone: at its start, resume needs no random state
+    running = _Running(torch.Generator(device).manual_seed(seed))
+    weights = run.training.class_weights.to(device)
     run.model.train()
     run.twin.refresh(run.detector)
-    with _seeded(seed, device):
-        batches = batch_indices(
-            labels, recipe.data.batch_size, balanced=recipe.data.balanced, generator=order
-        )
-        for step, indices in enumerate(batches, start=1):
-            images, targets = run.training.take(indices)
-            images = augment(images, recipe.data.augmentation, draws)
-            state = TrainingState(epoch + step / steps, weights, run.twin, draws)
-            for name, value in _step(run, images, targets, state, epoch * steps + step).items():
-                totals[name] = totals.get(name, 0) + value  # stays on the device
+    with seeded(seed, device):
+        _take_up(run, running)
+        saved = time.perf_counter()
+        started = saved - running.seconds
+        for batch in run.training.epoch(epoch, start=running.step):
+            running.step += 1
+            images = augment(batch.images, recipe.data.augmentation, running.draws)
+            state = TrainingState(epoch + running.step / steps, weights, run.twin, running.draws)
+            number = epoch * steps + running.step
+            for name, value in _step(run, images, batch.labels, state, number).items():
+                running.totals[name] = running.totals.get(name, 0) + value  # stays on the device
+            now = time.perf_counter()
+            running.seconds = now - started
+            if _is_due(run, running.step, now - saved):
+                _check_finite(run, epoch, float(running.totals["loss"]))
+                _save(run, running)
+                saved = time.perf_counter()
             if progress is not None:
-                rate = step * size / (time.perf_counter() - started)
-                progress(_progress(run, epoch, epoch * steps + step, rate))
-    sums = {
-        name: float(value) / steps for name, value in totals.items()
-    }  # the epoch's first wait for the device
-    seconds = time.perf_counter() - started
-    if not math.isfinite(sums["loss"]):
+                rate = running.step * run.training.batch_size / running.seconds
+                progress(_progress(run, epoch, number, rate))
+    # the epoch's first wait for the device, but for checkpoints
+    sums = {name: float(value) / steps for name, value in running.totals.items()}
+    rate = steps * run.training.batch_size / (time.perf_counter() - started)
+    _check_finite(run, epoch, sums["loss"])
+    return _finish_epoch(run, epoch, {**sums, "images_per_second": rate}, progress)
+
+
+def _take_up(run: _Run, running: _Running) -> None:
+    """Go on in mid-epoch, if the checkpoint that was restored stands there."""
+    if run.unfinished is None:
+        return
+    parts, document = run.unfinished
+    run.unfinished = None
+    running.step, running.seconds = document["step"], document["seconds"]
+    running.totals = dict(parts["totals"])
+    restore_random_states(running.draws, parts["random"])
+
+
+def _is_due(run: _Run, step: int, seconds: float) -> bool:
+    """Say whether to save after this step; the epoch's last one is followed by a checkpoint anyway."""
+    config = run.recipe.checkpoint
+    counted = config.every_steps is not None and step % config.every_steps == 0
+    return (counted or seconds >= config.every_seconds) and step < run.training.steps
+
+
+def _check_finite(run: _Run, epoch: int, loss: float) -> None:
+    if not math.isfinite(loss):
         raise WorkFailed(
-            f"loss is {sums['loss']} in epoch {epoch + 1} of {recipe.name}; lower optimiser.learning_rate "
-            f"(now {recipe.optimiser.learning_rate:g}) or use precision 32-true"
+            f"loss is {loss} in epoch {epoch + 1} of {run.recipe.name}; lower optimiser.learning_rate "
+            f"(now {run.recipe.optimiser.learning_rate:g}) or use precision 32-true"
         )
-    return _finish_epoch(run, epoch, {**sums, "images_per_second": steps * size / seconds}, progress)
 
 
 def _step(
@@ -223,7 +241,7 @@ def _step(
 ) -> dict[str, torch.Tensor]:
     recipe = run.recipe
     for group in run.optimiser.param_groups:
-        group["lr"] = _learning_rate(recipe, number, run.steps_per_epoch)
+        group["lr"] = learning_rate(recipe, number, run.training.steps)
     run.optimiser.zero_grad(set_to_none=True)
     with run.fabric.autocast():
         loss, scalars = recipe.defence.loss(run.model, images, labels, state)
@@ -233,7 +251,7 @@ def _step(
     run.optimiser.step()
     if run.average is not None and recipe.optimiser.ema_decay is not None:
         # early averages follow faster, or the random start would weigh for long
-        _average(run.average, run.detector, min(recipe.optimiser.ema_decay, (1 + number) / (10 + number)))
+        move_average(run.average, run.detector, min(recipe.optimiser.ema_decay, (1 + number) / (10 + number)))
     if recipe.defence.adversarial:
         run.twin.refresh(run.detector)
     return {"loss": loss.detach(), **scalars}
@@ -245,13 +263,13 @@ def _finish_epoch(run: _Run, epoch: int, figures: Record, progress: Progress | N
     run.twin.refresh(run.measured)
     chosen = balanced_slice(run.validation, recipe.validation.crops, recipe.seed)
     measured = validate(run.twin, run.validation, recipe.validation.attack(), chosen, recipe.seed)
-    steps, size = run.steps_per_epoch, min(recipe.data.batch_size, len(run.training))
+    steps, size = run.training.steps, run.training.batch_size
     seconds = steps * size / figures["images_per_second"] + time.perf_counter() - started
     record = {
         "epoch": float(epoch + 1),
         **figures,
         **measured,
-        "learning_rate": _learning_rate(recipe, (epoch + 1) * steps, steps),
+        "learning_rate": learning_rate(recipe, (epoch + 1) * steps, steps),
         "seconds": seconds,
         "eta_seconds": seconds * (recipe.optimiser.epochs - epoch - 1),
     }
@@ -282,45 +300,16 @@ def _select(run: _Run, record: Record) -> None:
     run.records.append(record)
 
 
-def _learning_rate(recipe: Recipe, number: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the peak; `number` counts from 1."""
-    optimiser = recipe.optimiser
-    warmup = optimiser.warmup_epochs * steps_per_epoch
-    if number < warmup:
-        return optimiser.learning_rate * number / warmup
-    left = max(optimiser.epochs * steps_per_epoch - warmup, 1)
-    done = min(max((number - warmup) / left, 0.0), 1.0)
-    return optimiser.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-@torch.no_grad()
-def _average(average: Detector, detector: Detector, decay: float) -> None:
-    """Move the average, batch statistics included, towards the current weights."""
-    mine, theirs = average.state_dict(), detector.state_dict()
-    floats = [name for name, value in mine.items() if value.is_floating_point()]
-    torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay)
-    for name in mine.keys() - set(floats):
-        mine[name].copy_(theirs[name])
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what has no generator of its own (dropout), and give the caller's random state back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def _progress(
     run: _Run, epoch: int, step: int, rate: float, record: Record | None = None
 ) -> TrainingProgress:
-    epochs, per_epoch = run.recipe.optimiser.epochs, run.steps_per_epoch
-    size = min(run.recipe.data.batch_size, len(run.training))
-    eta = (epochs * per_epoch - step) * size / rate
+    epochs, per_epoch = run.recipe.optimiser.epochs, run.training.steps
+    eta = (epochs * per_epoch - step) * run.training.batch_size / rate
     return TrainingProgress(epoch, epochs, step, epochs * per_epoch, rate, eta, record)
 
 
-def _snapshot(run: _Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _save(run: _Run, running: _Running | None = None) -> None:
+    """Write the checkpoint: between two epochs, or where the running one stands."""
     parts = {
         "best": run.best,
         "model": run.detector.state_dict(),
@@ -328,39 +317,61 @@ def _snapshot(run: _Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     }
     if run.average is not None:
         parts["average"] = run.average.state_dict()
+    document = {
+        "identity": run.identity,
+        "windowed": run.training.windowed,
+        "records": run.records,
+        "best_epoch": run.best_epoch,
+    }
+    if running is not None:
+        parts |= {"totals": running.totals, "random": random_states(running.draws)}
+        document |= {"step": running.step, "seconds": running.seconds}
     tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-    return tensors, {"records": run.records, "best_epoch": run.best_epoch}
+    save_checkpoint(run.out / CHECKPOINT_FILE, tensors, document)
 
 
-def _restore(run: _Run, path: Path, identity: str) -> None:
+def _restore(run: _Run) -> None:
+    path = run.out / CHECKPOINT_FILE
     tensors, document = load_checkpoint(path)
-    if document["identity"] != identity:
+    if document["identity"] != run.identity:
         raise ConfigError(
             f"expected a checkpoint of the same recipe and data in {path.parent}, "
             "got another's; choose another folder or start without resume"
         )
+    if document["windowed"] != run.training.windowed:
+        wanted = "stream" if document["windowed"] else "memory"
+        raise ConfigError(
+            f"expected crops shuffled as in the checkpoint in {path.parent}, got data.residence="
+            f"{run.training.crops.residence}; set data.residence={wanted}"
+        )
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = value.to(run.fabric.device)
+        # random states live on the CPU
+        parts.setdefault(part, {})[name] = value if part == "random" else value.to(run.fabric.device)
     run.detector.load_state_dict(parts["model"])
     if run.average is not None:
         run.average.load_state_dict(parts["average"])
     restore_optimiser(run.optimiser, parts["optimiser"])
-    run.best, run.best_epoch, run.records = parts["best"], document["best_epoch"], document["records"]
-    logger.info("resumed %s after epoch %d", run.recipe.name, len(run.records))
+    run.best, run.best_epoch, run.records = parts.get("best", {}), document["best_epoch"], document["records"]
+    if "step" in document:
+        run.unfinished = parts, document
+    logger.info(
+        "resumed %s after epoch %d, step %d", run.recipe.name, len(run.records), document.get("step", 0)
+    )
 
 
-def _summary(run: _Run, store: CropStore, identity: str) -> dict[str, Any]:
+def _summary(run: _Run, store: CropStore) -> dict[str, Any]:
     return {
-        "identity": identity,
+        "identity": run.identity,
         "recipe": run.recipe.model_dump(mode="json"),
         "data_digest": store.digest,
         "preprocessing": store.config.model_dump(mode="json"),
-        "training_groups": list(run.training.group_ids),
+        "training_groups": list(run.training.crops.group_ids),
         "train_crops": len(run.training),
         "val_crops": len(run.validation),
         "device": str(run.fabric.device),
+        "residence": run.training.crops.residence,
         "best_epoch": run.best_epoch,
         "records": run.records,
     }

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from dfcore.data.loader import SplitCrops
 from dfcore.models import Calibration, Detector, DetectorCard, FoldedDetector, save_detector
 from dfcore.preprocessing import PreprocessingConfig
 from dfcore.provenance import source_commit, versions
-from dfcore.training.batches import DeviceCrops
 from dfcore.training.calibration import best_threshold, platt
 from dfcore.training.validation import logits_of
 
@@ -33,7 +33,7 @@ def is_finished(out: Path, identity: str) -> bool:
 
 
 def write_output(
-    out: Path, detector: Detector, twin: FoldedDetector, validation: DeviceCrops, summary: dict[str, Any]
+    out: Path, detector: Detector, twin: FoldedDetector, validation: SplitCrops, summary: dict[str, Any]
 ) -> None:
     """Calibrate on the validation split, then write everything; `training.json` comes last.
 
@@ -44,7 +44,7 @@ def write_output(
         validation: the only crops that calibration and threshold see.
         summary: what the engine knows about the run.
     """
-    labels = validation.labels.cpu().numpy()
+    labels = validation.labels.numpy()
     raw = logits_of(twin, validation)
     scale, bias = (float(np.float32(value)) for value in platt(raw, labels))
     detector.calibrate(scale, bias)

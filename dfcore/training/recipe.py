@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from dfcore.attacks import PGD
 from dfcore.config import Config, Epsilon
+from dfcore.data.augmentation import Augmentation, AugmentationConfig
+from dfcore.data.sampling import SamplingConfig
 from dfcore.defences import AnyDefence, PlainTraining
 from dfcore.models import DetectorConfig
 
-__all__ = ["AugmentationConfig", "DataConfig", "OptimiserConfig", "Recipe", "ValidationConfig"]
+__all__ = [
+    "AugmentationConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "OptimiserConfig",
+    "Recipe",
+    "ValidationConfig",
+]
 
 
-class AugmentationConfig(Config):
-    """Light changes made on the device.
-
-    Attributes:
-        flip: share of images mirrored.
-        noise: largest standard deviation of Gaussian noise, in pixel units; each image draws its own.
-        brightness: largest shift of all pixels of an image, in pixel units.
-    """
-
-    flip: float = Field(default=0.5, ge=0, le=1)
-    noise: Epsilon = 0.0
-    brightness: Epsilon = 0.0
-
-
-class DataConfig(Config):
-    """Which crops are read, and how they become batches.
+class DataConfig(SamplingConfig):
+    """Which crops are read, where they lie meanwhile, and how they become batches.
 
     Attributes:
         compressions: compression levels to use, or None for all.
-        balanced: half real, half fake in each batch; otherwise the loss weighs classes by their frequency.
         max_train_crops: a seeded choice of so many crops, or None for all.
         max_frames_per_video: or None for all.
+        residence: where crops are kept: all on the "device", all in "memory", or on disk ("stream"); "auto"
+            takes the first of which half of what is free suffices. Streamed crops are shuffled within windows
+            only. No part of a run's identity.
+        augmentation: settings, or a preset: "none", "light", "strong", "wide".
     """
 
     compressions: tuple[str, ...] | None = None
     train_split: str = "train"
     val_split: str = "val"
-    batch_size: int = Field(default=32, ge=2)
-    balanced: bool = True
     max_train_crops: int | None = Field(default=None, ge=2)
     max_val_crops: int | None = Field(default=None, ge=2)
     max_frames_per_video: int | None = Field(default=None, ge=1)
-    augmentation: AugmentationConfig = AugmentationConfig()
+    residence: Literal["auto", "device", "memory", "stream"] = "auto"
+    augmentation: Augmentation = AugmentationConfig()
 
 
 class OptimiserConfig(Config):
@@ -79,6 +76,18 @@ class ValidationConfig(Config):
         return PGD(epsilon=self.epsilon, step_size=self.step_size, steps=self.steps)
 
 
+class CheckpointConfig(Config):
+    """How often a run saves what it needs to go on, beside the end of each epoch; no part of its identity.
+
+    Attributes:
+        every_seconds: at most so much work is done twice after a kill.
+        every_steps: the same, counted; None leaves it to the seconds.
+    """
+
+    every_seconds: float = Field(default=300.0, gt=0)
+    every_steps: int | None = Field(default=None, ge=1)
+
+
 class Recipe(Config):
     """Everything that decides a training run beside the data itself.
 
@@ -93,6 +102,11 @@ class Recipe(Config):
     defence: AnyDefence = PlainTraining()
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = Field(default=0, ge=0)
     initialise_from_baseline: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result, as JSON: all but where crops lie and how often the run is saved."""
+        return self.model_dump(mode="json", exclude={"checkpoint": True, "data": {"residence"}})

@@ -70,3 +70,20 @@ def test_folder_digest_sees_names_and_contents(tmp_path: Path) -> None:
 def test_code_digest_depends_on_the_packages() -> None:
     assert code_digest(("attacks",)) != code_digest(("models",))
     assert code_digest(("attacks",)) == code_digest(("attacks",))
+
+
+def test_resumable_work_finds_what_an_interrupted_run_left(tmp_path: Path) -> None:
+    def breaks(out: Path) -> None:
+        out.mkdir(parents=True)
+        (out / "checkpoint").write_text("half")
+        raise WorkFailed("broke off")
+
+    def goes_on(out: Path) -> None:
+        assert (out / "checkpoint").read_text() == "half"
+        (out / "whole").write_text("whole")
+
+    cache, out = str(tmp_path / "cache"), tmp_path / "out"
+    with pytest.raises(WorkFailed, match="broke off"):
+        reuse("step", {}, cache=cache, out=out, work=breaks, resumable=True)
+    assert not reuse("step", {}, cache=cache, out=out, work=goes_on, resumable=True)
+    assert (out / "whole").is_file()

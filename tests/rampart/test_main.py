@@ -86,6 +86,14 @@ def test_errors_become_exit_codes(
     assert capsys.readouterr().err.strip()
 
 
+def test_a_trained_detector_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "detector.json").write_text("{}")
+    found = _rampart("train", "--recipe", "demo_baseline", "--data", "x", "--out", str(tmp_path))
+    assert found.returncode == 2
+    assert "--resume" in found.stderr
+    assert (tmp_path / "detector.json").read_text() == "{}"
+
+
 def test_json_is_one_document() -> None:
     found = _rampart("models", "list", "--json")
     recipes = {row["recipe"] for row in json.loads(found.stdout)}

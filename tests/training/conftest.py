@@ -1,27 +1,23 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dfcore.data import CropStore
-from dfcore.data.store import INDEX_SCHEMA, STORE_KIND, STORE_VERSION
 from dfcore.defences import PGDAdversarialTraining
 from dfcore.models import DetectorConfig
-from dfcore.preprocessing import PreprocessingConfig
 from dfcore.training import DataConfig, OptimiserConfig, Recipe, ValidationConfig
+from tests.data.crop_stores import write_shards
 
 SIZE = 32
 MakeStore = Callable[..., CropStore]
 
 
 def _write_store(path: Path, *, labels: tuple[int, ...] = (0, 1), real_share: int = 1) -> CropStore:
-    """A small store in the real format: fakes carry a coarse checkerboard."""
+    """A small store: fakes carry a coarse checkerboard; no face has landmarks."""
     rng = np.random.default_rng(0)
     board = ((np.indices((SIZE, SIZE)) // 4).sum(0) % 2 * 60)[..., None]
     rows: list[dict[str, object]] = []
@@ -32,27 +28,12 @@ def _write_store(path: Path, *, labels: tuple[int, ...] = (0, 1), real_share: in
             for frame in range(3):
                 image = rng.normal(rng.uniform(60, 160), 12, (SIZE, SIZE, 3)) + label * board
                 images.append(image.clip(0, 255).astype(np.uint8))
-                sample = f"made/{label}/raw/{split}{video}"
                 rows.append({
-                    "crop_id": f"{sample}/{frame}", "sample_id": sample, "dataset": "made", "split": split,
-                    "label": label, "method": "board" if label else "original", "compression": "raw",
-                    "group_id": f"{split}{video}", "frame_index": frame, "timestamp": float(frame),
-                    "box": [0.0] * 4, "landmarks": [0.0] * 10, "confidence": 1.0, "face_size": 32.0,
-                    "blur": 1.0, "shard": "0.npy", "row": len(rows),
+                    "sample_id": f"made/{label}/raw/{split}{video}", "split": split, "label": label,
+                    "method": "board" if label else "original", "group_id": f"{split}{video}",
+                    "frame_index": frame, "timestamp": float(frame),
                 })  # fmt: skip
-    (path / "shards").mkdir(parents=True)
-    np.save(path / "shards" / "0.npy", np.stack(images))
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), path / "index.parquet")
-    config = PreprocessingConfig(image_size=SIZE).model_dump(mode="json")
-    header = {
-        "kind": STORE_KIND,
-        "version": STORE_VERSION,
-        "digest": "d" * 64,
-        "config": config,
-        "shards": {},
-    }
-    (path / "store.json").write_text(json.dumps(header))
-    return CropStore.open(path)
+    return write_shards(path, np.stack(images), rows, per_shard=20)
 
 
 @pytest.fixture(scope="session")

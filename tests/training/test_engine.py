@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from dfcore.data import CropStore
 from dfcore.errors import ConfigError, DataError, WorkFailed
 from dfcore.models import load_detector
 from dfcore.training import Recipe, TrainingProgress, train
+from dfcore.training.checkpoint import load_checkpoint
 from tests.training.conftest import MakeStore
 
 
@@ -69,6 +74,7 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
     robust: Recipe, store: CropStore, tmp_path: Path
 ) -> None:
     whole = train(robust, store, tmp_path / "whole", device="cpu")
+    robust = robust.override(["checkpoint.every_steps=1"])
 
     def stop_in_second_epoch(progress: TrainingProgress) -> None:
         if progress.epoch == 1 and progress.record is None:
@@ -81,10 +87,10 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
         train(robust.override(["seed=5"]), store, tmp_path / "cut", device="cpu", resume=True)
     steps: list[TrainingProgress] = []
     cut = train(robust, store, tmp_path / "cut", progress=steps.append, device="cpu", resume=True)
-    assert all(item.epoch >= 1 for item in steps)
+    assert [item.step for item in steps if item.record is None] == [5, 6]
     expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+        assert torch.equal(found[name], value), name
     again: list[TrainingProgress] = []
     train(robust, store, tmp_path / "cut", progress=again.append, device="cpu", resume=True)
     assert again == [], "a finished run was done again"
@@ -92,6 +98,100 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
     (tmp_path / "cut" / "checkpoint.safetensors").write_bytes(b"damaged")
     with pytest.raises(WorkFailed, match="delete it"):
         train(robust, store, tmp_path / "cut", device="cpu", resume=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from dfcore.data import CropStore
+from dfcore.training import Recipe, train
+
+def kill(progress):
+    if progress.step == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.set_num_threads(int(sys.argv[5]))
+recipe = Recipe.model_validate_json(sys.argv[1])
+train(recipe, CropStore.open(Path(sys.argv[2])), Path(sys.argv[3]), progress=kill, device="cpu")
+"""
+
+
+def test_a_run_killed_in_mid_epoch_gives_bit_for_bit_the_same(
+    robust: Recipe, store: CropStore, tmp_path: Path
+) -> None:
+    recipe = robust.override([
+        "data.augmentation=wide", "data.residence=stream", "data.batch_size=4", "checkpoint.every_steps=2",
+        "model.backbone=resnet10_narrow",
+    ])  # fmt: skip
+    whole = train(recipe.override(["checkpoint.every_steps=null"]), store, tmp_path / "whole", device="cpu")
+    cut, steps = tmp_path / "cut", 9  # batches of an epoch
+    killed = steps + 7
+    command = [sys.executable, "-c", KILLED, recipe.model_dump_json(), store.path, cut]
+    process = subprocess.run(
+        [*command, str(killed), str(torch.get_num_threads())], capture_output=True, text=True, timeout=240,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    _, document = load_checkpoint(cut / "checkpoint.safetensors")
+    assert (len(document["records"]), document["step"]) == (1, 6)
+    seen: list[TrainingProgress] = []
+    train(recipe, store, cut, progress=seen.append, device="cpu", resume=True)
+    assert seen[0].step == killed, "it did not go on in mid-epoch"
+    expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert losses(whole) == losses(cut)
+
+
+def losses(out: Path) -> list[float]:
+    return [record["loss"] for record in json.loads((out / "training.json").read_text())["records"]]
+
+
+def test_checkpoints_come_by_time_and_know_how_crops_were_shuffled(
+    plain: Recipe, store: CropStore, tmp_path: Path
+) -> None:
+    recipe = plain.override(["checkpoint.every_seconds=1e-9"])
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.step == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, store, tmp_path / "out", progress=stop, device="cpu")
+    tensors, document = load_checkpoint(tmp_path / "out" / "checkpoint.safetensors")
+    assert document["step"] == 2
+    assert "random/generator" in tensors
+    # where crops lie is no part of the run's identity, but streamed ones come in another order
+    with pytest.raises(ConfigError, match=r"set data.residence=memory"):
+        train(recipe.override(["data.residence=stream"]), store, tmp_path / "out", device="cpu", resume=True)
+    train(recipe.override(["data.residence=memory"]), store, tmp_path / "out", device="cpu", resume=True)
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(plain: Recipe, store: CropStore, tmp_path: Path) -> None:
+    recipe = plain.override([
+        "optimiser.learning_rate=1e30", "optimiser.gradient_clip=null", "checkpoint.every_steps=1",
+        "data.batch_size=4", "optimiser.warmup_epochs=0",
+    ])  # fmt: skip
+    with pytest.raises(WorkFailed, match=r"learning.rate"):
+        train(recipe, store, tmp_path / "out", device="cpu")
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    tensors, _ = load_checkpoint(path)
+    assert torch.isfinite(tensors["totals/loss"])
+
+
+def test_trains_on_weighted_methods_and_all_augmentations(
+    plain: Recipe, store: CropStore, tmp_path: Path
+) -> None:
+    recipe = plain.override([
+        "data.sampling=weighted", "data.method_weights={original: 2, board: 1}", "data.augmentation=wide",
+        "optimiser.epochs=1",
+    ])  # fmt: skip
+    out = train(recipe, store, tmp_path / "out", device="cpu")
+    document = json.loads((out / "training.json").read_text())
+    assert document["residence"] == "memory"
+    assert np.isfinite(document["records"][0]["loss"])
 
 
 def test_loss_that_is_not_finite_breaks_off(plain: Recipe, store: CropStore, tmp_path: Path) -> None:
