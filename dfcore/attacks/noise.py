@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from torch import nn
 
-from dfcore.attacks.template import Attack
-from dfcore.models import Detector
+from dfcore.attacks.template import Knowledge, NormAttack
 
 __all__ = ["RandomNoise"]
 
 
-class RandomNoise(Attack):
+class RandomNoise(NormAttack):
     """A uniform point of the ball; the detector is not asked."""
 
+    knowledge: ClassVar[Knowledge] = "none"
     kind: Literal["noise"] = "noise"
 
     def perturb(
         self,
-        detector: Detector,
+        detector: nn.Module,
         images: torch.Tensor,
         labels: torch.Tensor,
         threshold: float,

@@ -1,30 +1,35 @@
-"""The template of an attack: checks, modes, criterion; a family adds the loop."""
+"""The template of an attack: checks, modes, criterion, distance; a family adds the loop."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
-from dfcore.config import Config, Epsilon
+from dfcore.attacks.norms import NORMS, Budget, Norm, NormName, draw
+from dfcore.config import Config
 from dfcore.errors import ConfigError
-from dfcore.models import Detector, crafting_mode
+from dfcore.models import crafting_mode
 from dfcore.shapes import check_images, check_labels
 
-__all__ = ["Attack", "margin"]
+__all__ = ["Attack", "Knowledge", "NormAttack", "Threat", "draw", "margin"]
+
+Knowledge = Literal["none", "black-box", "transfer", "white-box"]
 
 
-def margin(detector: Detector, images: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
+def margin(detector: nn.Module, images: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
     """How far each image is on the wrong side of the deployed threshold; what an attacker maximises.
 
     The logit is used as it is: with two classes every monotone loss has the same gradient sign, and the
     logit does not saturate as cross-entropy does.
 
     Args:
-        detector: the detector attacked.
+        detector: the detector attacked, or anything that returns logits as it does.
         images: (N, 3, H, W) float32 in [0, 1].
         labels: (N,), real = 0, fake = 1.
         threshold: deployed threshold on the score.
@@ -37,23 +42,41 @@ def margin(detector: Detector, images: torch.Tensor, labels: torch.Tensor, thres
     return (1 - 2 * labels).to(logits.dtype) * (logits - offset)
 
 
-class Attack(Config, ABC):
-    """An L-infinity attack on [0, 1] pixels.
+class Threat(Config):
+    """What a figure under an attack holds against, for the evidence.
 
-    A family implements `perturb`. `project`, `clamp` and `step` are hooks, so that a test can take one out
-    and see the property checks fail.
+    Attributes:
+        knowledge: "white-box" (weights), "black-box" (scores), "transfer" (other detectors), "none" (blind).
+        norm: in which the budget is measured, or None where no norm bounds the change.
+        epsilon: the budget, written "8/255".
+        steps, restarts, queries: of the search, where it has them.
+    """
+
+    knowledge: Knowledge
+    norm: NormName | None = None
+    epsilon: Budget | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    queries: int | None = None
+
+
+class Attack(Config, ABC):
+    """An attack on [0, 1] pixels; a family implements `perturb`.
+
+    The detector may be any module that maps images (N, 3, H, W) to logits (N,), such as a detector behind
+    random transformations. `gradient` is the only place that differentiates it.
 
     Attributes:
         kind: the family's name.
-        epsilon: budget in pixel units of [0, 1], such as "8/255".
+        knowledge: what the attacker knows.
     """
 
+    knowledge: ClassVar[Knowledge] = "white-box"
     kind: str
-    epsilon: Epsilon = Field(default=8 / 255)
 
     def __call__(
         self,
-        detector: Detector,
+        detector: nn.Module,
         images: torch.Tensor,
         labels: torch.Tensor,
         *,
@@ -67,24 +90,21 @@ class Attack(Config, ABC):
             images: (N, 3, H, W) float32 in [0, 1].
             labels: (N,), real = 0, fake = 1; both classes are attacked.
             threshold: the deployed threshold on the score, in (0, 1).
-            generator: of the random start; the same seed gives the same result.
+            generator: of everything random; the same seed gives the same result.
 
         Returns:
-            (N, 3, H, W) float32 in [0, 1], within epsilon of `images`.
+            (N, 3, H, W) float32 in [0, 1].
 
         Raises:
             ShapeError: images or labels do not fit.
             ConfigError: the threshold is not in (0, 1).
         """
-        check_images(images)
-        check_labels(labels, images)
-        if not 0 < threshold < 1:
-            raise ConfigError(f"expected a threshold in (0, 1), got {threshold}")
+        check_batch(images, labels, threshold)
         return self.craft(detector, images, labels, threshold=threshold, generator=generator)
 
     def craft(
         self,
-        detector: Detector,
+        detector: nn.Module,
         images: torch.Tensor,
         labels: torch.Tensor,
         *,
@@ -100,7 +120,7 @@ class Attack(Config, ABC):
     @abstractmethod
     def perturb(
         self,
-        detector: Detector,
+        detector: nn.Module,
         images: torch.Tensor,
         labels: torch.Tensor,
         threshold: float,
@@ -108,26 +128,12 @@ class Attack(Config, ABC):
     ) -> torch.Tensor:
         """Return attacked images; the detector is in crafting mode."""
 
-    def start(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Return a uniform point of the ball around the clean images, within the box."""
-        device = images.device if generator is None else generator.device
-        noise = torch.rand(images.shape, generator=generator, device=device).to(images.device)
-        return self.clamp(self.project(images + self.epsilon * (2 * noise - 1), images))
-
-    def project(self, candidates: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Return the nearest points in the ball around the clean images."""
-        return images + (candidates - images).clamp(-self.epsilon, self.epsilon)
-
     def clamp(self, candidates: torch.Tensor) -> torch.Tensor:
         """Return the nearest points in the box [0, 1]."""
         return candidates.clamp(0, 1)
 
-    def step(self, candidates: torch.Tensor, gradient: torch.Tensor, size: float) -> torch.Tensor:
-        """Go uphill on the margin."""
-        return candidates + size * gradient.sign()
-
     def gradient(
-        self, detector: Detector, candidates: torch.Tensor, labels: torch.Tensor, threshold: float
+        self, detector: nn.Module, candidates: torch.Tensor, labels: torch.Tensor, threshold: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the margin (N,) and its gradient to the pixels (N, 3, H, W)."""
         pixels = candidates.detach().requires_grad_()
@@ -135,6 +141,111 @@ class Attack(Config, ABC):
         (slope,) = torch.autograd.grad(value.sum(), pixels)
         return value.detach(), slope
 
+    def value(
+        self, detector: nn.Module, candidates: torch.Tensor, labels: torch.Tensor, threshold: float
+    ) -> torch.Tensor:
+        """Return the margin (N,) alone."""
+        with torch.no_grad():
+            return margin(detector, candidates, labels, threshold)
+
+    @property
+    def threat_model(self) -> Threat:
+        """What a figure under this attack holds against."""
+        names = ("norm", "epsilon", "steps", "restarts", "queries")
+        return Threat(knowledge=self.knowledge, **{name: getattr(self, name, None) for name in names})
+
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON-able data, epsilon as a fraction."""
         return self.model_dump(mode="json")
+
+
+class NormAttack(Attack):
+    """An attack whose change of each image is bounded in a norm.
+
+    `project`, `clamp` and `step` are hooks, so that a test can take one out and see the property checks fail.
+
+    Attributes:
+        norm: in which the budget is measured.
+        epsilon: the budget: for "linf" in pixel units of [0, 1], such as "8/255"; for "l2" a distance.
+    """
+
+    norm: NormName = "linf"
+    epsilon: Budget = Field(default=8 / 255)
+
+    @property
+    def distance(self) -> Norm:
+        """The norm's functions."""
+        return NORMS[self.norm]
+
+    def start(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Return a uniform point of the ball around the clean images, within the box."""
+        delta = self.distance.random_start(images, self.epsilon, generator)
+        return self.clamp(self.project(images + delta, images))
+
+    def project(self, candidates: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return the nearest points in the ball around the clean images."""
+        return images + self.distance.project(candidates - images, self.epsilon)
+
+    def step(
+        self, candidates: torch.Tensor, gradient: torch.Tensor, size: float | torch.Tensor
+    ) -> torch.Tensor:
+        """Go uphill on the margin; `size` is a number or broadcasts over the images."""
+        return candidates + size * self.distance.normalise(gradient)
+
+    def keep(self, found: Found, candidates: torch.Tensor, value: torch.Tensor) -> Found:
+        """Replace what was found where the candidate is worse for the detector."""
+        better = value > found[1]
+        # where, and no branch: a branch would wait for the device
+        point = torch.where(better.view(-1, 1, 1, 1), candidates, found[0])
+        return point, torch.where(better, value, found[1])
+
+
+Found = tuple[torch.Tensor, torch.Tensor]
+"""The worst point reached for each image (N, 3, H, W), and its margin (N,)."""
+
+Search = Callable[[torch.Tensor, torch.Tensor, Found], Found]
+"""(images, labels, found before) -> found now, at least as bad for the detector."""
+
+
+def search_again(
+    search: Search,
+    count: int,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    found: Found,
+    *,
+    until_fooled: bool,
+) -> Found:
+    """Run a search several times, each starting from what was found before.
+
+    Args:
+        search: one run; what is random in it makes the runs differ.
+        count: how many runs.
+        images: (N, 3, H, W), clean.
+        labels: (N,).
+        found: before the first run.
+        until_fooled: leave out the images whose decision has turned; waits for the device once a run.
+    """
+    for _ in range(count):
+        if not until_fooled:
+            found = search(images, labels, found)
+            continue
+        rows = (found[1] <= 0).nonzero().squeeze(1)
+        if not len(rows):
+            break
+        worst, value = search(images[rows], labels[rows], (found[0][rows], found[1][rows]))
+        found = found[0].index_copy(0, rows, worst), found[1].index_copy(0, rows, value)
+    return found
+
+
+def check_batch(images: torch.Tensor, labels: torch.Tensor, threshold: float) -> None:
+    """Require images, labels and a threshold that fit.
+
+    Raises:
+        ShapeError: images or labels do not fit.
+        ConfigError: the threshold is not in (0, 1).
+    """
+    check_images(images)
+    check_labels(labels, images)
+    if not 0 < threshold < 1:
+        raise ConfigError(f"expected a threshold in (0, 1), got {threshold}")

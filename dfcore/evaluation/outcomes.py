@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dfcore.attacks import Attack
+from dfcore.attacks import NormAttack
 from dfcore.data import Crops
 from dfcore.evaluation.metrics import scores_from_logits
 from dfcore.evaluation.scenarios import Scenario
@@ -174,7 +174,7 @@ class Runner:
 
     def attack(self, corpus: str, crops: Crops, scenario: Scenario, indices: NDArray[np.int64]) -> Outcome:
         """Attack the given crops of both classes and score what comes out."""
-        attack: Attack = scenario.attack()
+        attack: NormAttack = scenario.attack()
         generator = torch.Generator(device=self.device).manual_seed(
             _derive_seed(self.seed, corpus, scenario.name)
         )

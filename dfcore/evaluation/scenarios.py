@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dfcore.attacks import FGSM, PGD, Attack, RandomNoise
+from dfcore.attacks import FGSM, PGD, NormAttack, RandomNoise
 from dfcore.config import Config, Epsilon, suggest
 from dfcore.errors import ConfigError
 
@@ -70,7 +70,7 @@ class Scenario(Config):
         """Whether an attack changes the pixels, blind noise included."""
         return self.kind in ("noise", "fgsm", "pgd")
 
-    def attack(self) -> Attack:
+    def attack(self) -> NormAttack:
         """Build the attack.
 
         Raises:

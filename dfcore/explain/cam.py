@@ -47,7 +47,7 @@ def grad_cam(detector: Detector, images: torch.Tensor) -> NDArray[np.float32]:
     modes = [(module, module.training) for module in detector.modules()]
     gradients = [(parameter, parameter.grad) for parameter in detector.parameters()]
     try:
-        with torch.enable_grad(), GradCAM(model=_Column(detector), target_layers=[detector.cam_layer]) as cam:
+        with torch.enable_grad(), _library(detector, images) as cam:
             # a leaf that asks for a gradient lets it reach the maps of a frozen detector
             pixels = images.detach().clone().requires_grad_()
             maps = cam(input_tensor=pixels, targets=[_logit] * len(images))
@@ -57,6 +57,15 @@ def grad_cam(detector: Detector, images: torch.Tensor) -> NDArray[np.float32]:
         for parameter, gradient in gradients:
             parameter.grad = gradient
     return np.asarray(np.clip(np.nan_to_num(maps), 0, 1), dtype=np.float32)
+
+
+def _library(detector: Detector, images: torch.Tensor) -> GradCAM:
+    height, width = images.shape[2:]
+    return GradCAM(
+        model=_Column(detector),
+        target_layers=[detector.cam_layer],
+        reshape_transform=lambda output: detector.cam_maps(output, (height, width)),
+    )
 
 
 def _logit(output: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from dfcore.config import Config
 from dfcore.errors import BundleError, ConfigError
-from dfcore.models.detector import Detector, DetectorConfig, build_detector
+from dfcore.models.build import build_detector
+from dfcore.models.detector import Detector, DetectorConfig
+from dfcore.models.weights import InitialWeights
 from dfcore.preprocessing import PreprocessingConfig
 
 __all__ = ["CARD_FILE", "WEIGHTS_FILE", "Calibration", "DetectorCard", "load_detector", "save_detector"]
@@ -40,7 +42,8 @@ class DetectorCard(Config):
         preprocessing: how crops were made; serving does the same.
         threshold: score from which an image is called fake.
         calibration: fitted on the validation split.
-        provenance: commit, data digest, recipe, seed, versions, `training_groups`.
+        provenance: commit, data digest, recipe, seed, versions, `training_groups`,
+            `initial_weights`.
     """
 
     format_version: Literal[1] = 1
@@ -54,6 +57,8 @@ class DetectorCard(Config):
 def save_detector(folder: Path, detector: Detector, card: DetectorCard) -> None:
     """Write `weights.safetensors`, then `detector.json`, each atomically.
 
+    The card's provenance gets `initial_weights` from the detector unless it states its own.
+
     Raises:
         ConfigError: the card's calibration is not the detector's.
     """
@@ -61,6 +66,8 @@ def save_detector(folder: Path, detector: Detector, card: DetectorCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
     _write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path))
+    origin = {"initial_weights": detector.initial_weights.model_dump(mode="json")}
+    card = card.model_copy(update={"provenance": {**origin, **card.provenance}})
     text = card.model_dump_json(indent=2) + "\n"
     _write_atomically(folder / CARD_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -80,7 +87,7 @@ def load_detector(uri: str | Path, device: str = "cpu", public_key: Path | None 
 
     folder = fetch(str(uri), public_key)
     card = _read_card(folder / CARD_FILE)
-    detector = build_detector(card.architecture.model_copy(update={"weights": None}))
+    detector = build_detector(card.architecture.model_copy(update={"weights": None, "pretrained": False}))
     try:
         detector.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -90,6 +97,8 @@ def load_detector(uri: str | Path, device: str = "cpu", public_key: Path | None 
     _check_calibration(detector, card, BundleError)
     detector.card = card
     detector.threshold = card.threshold
+    if "initial_weights" in card.provenance:  # bundles of the first version have none
+        detector.initial_weights = InitialWeights.parse(card.provenance["initial_weights"], CARD_FILE)
     return detector.to(torch.device(device)).eval()
 
 

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import timm
 import torch
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models.resnet import BasicBlock, ResNet
+from pydantic import Field, model_validator
+from timm.models import VisionTransformer
 from torch import nn
 
-from dfcore.config import Config, suggest
-from dfcore.errors import ConfigError
+from dfcore.config import Config
+from dfcore.errors import ConfigError, ShapeError
+from dfcore.models.splitting import SplitForward, split_backbone
+from dfcore.models.weights import InitialWeights
 
 if TYPE_CHECKING:
     from dfcore.models.card import DetectorCard
 
-__all__ = ["BACKBONES", "Detector", "DetectorConfig", "build_detector", "crafting_mode", "register_backbone"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Detector", "DetectorConfig", "crafting_mode"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
-BackboneFactory = Callable[["DetectorConfig"], nn.Module]
-
-BACKBONES: dict[str, BackboneFactory] = {}
-"""Backbones of our own; every timm name works besides."""
 
 
 class DetectorConfig(Config):
@@ -42,13 +33,23 @@ class DetectorConfig(Config):
         backbone: a name from `BACKBONES` or any timm classifier.
         image_size: side of the face crop, in pixels.
         drop_rate: dropout before the classifier, in [0, 1).
-        weights: safetensors file with the backbone's initial weights, or None for random ones.
+        pretrained: start from timm's ImageNet weights, fetched once into its cache; False fetches nothing.
+        weights: file with the backbone's initial weights, or None for random ones.
     """
 
     backbone: str = "efficientnet_b0"
     image_size: int = Field(default=224, ge=16, le=2048)
     drop_rate: float = Field(default=0.0, ge=0, lt=1)
+    pretrained: bool = False
     weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.pretrained and self.weights is not None:
+            raise ValueError(
+                "expected pretrained or weights, got both; a file of your own needs pretrained=false"
+            )
+        return self
 
 
 class Detector(nn.Module):
@@ -58,6 +59,7 @@ class Detector(nn.Module):
         config: what it was built from.
         threshold: score from which an image is called fake, in (0, 1).
         card: what is known about the weights, or None before they are saved.
+        initial_weights: where they came from before training.
     """
 
     mean: torch.Tensor
@@ -70,8 +72,10 @@ class Detector(nn.Module):
         self.config = config
         self.threshold = 0.5
         self.card: DetectorCard | None = None
+        self.initial_weights = InitialWeights()
         self.backbone: Any = backbone  # timm's interface, which nn.Module does not describe
         defaults: dict[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+        self._fixed_size = bool(defaults.get("fixed_input_size"))
         for name, fallback in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD)):
             values = torch.tensor(defaults.get(name, fallback), dtype=torch.float32)
             self.register_buffer(name, values.view(1, 3, 1, 1))
@@ -86,9 +90,11 @@ class Detector(nn.Module):
 
         Returns:
             (N,) float32, also under autocast.
+
+        Raises:
+            ShapeError: images of another shape, or of a size that the backbone was not built for.
         """
-        raw: torch.Tensor = self.backbone(self._normalise(images)).squeeze(-1).float()
-        return self.scale * raw + self.bias
+        return self._calibrated(self.backbone(self._normalise(images)))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the penultimate features.
@@ -103,9 +109,32 @@ class Detector(nn.Module):
         pooled: torch.Tensor = self.backbone.forward_head(maps, pre_logits=True)
         return pooled.flatten(1).float()
 
+    def split_forward(self, blocks: int = 2) -> SplitForward:
+        """Cut the network behind its first blocks, for work on shallow feature maps.
+
+        Args:
+            blocks: how many stages belong to the shallow part; at least one stays behind.
+
+        Returns:
+            `shallow`: images (N, 3, H, W) -> maps (N, C, h, w); `deep`: maps -> logits (N,). One after the
+            other they are `forward`, in any mode and with gradients.
+
+        Raises:
+            ConfigError: the backbone is no chain of blocks, or has too few.
+        """
+        shallow, deep = split_backbone(self.backbone, blocks, self.config)
+        return SplitForward(
+            lambda images: shallow(self._normalise(images)), lambda maps: self._calibrated(deep(maps))
+        )
+
     @property
     def cam_layer(self) -> nn.Module:
-        """The module whose output is the last feature map."""
+        """The module whose output is the last feature map (`cam_maps` gives it that shape)."""
+        if isinstance(own := getattr(self.backbone, "cam_layer", None), nn.Module):
+            return own
+        if isinstance(self.backbone, VisionTransformer):
+            # behind the last attention only the CLS token reaches the logit
+            return self.backbone.get_submodule(f"blocks.{len(self.backbone.blocks) - 1}.norm1")
         information = getattr(self.backbone, "feature_info", None)
         if information:
             found: nn.Module = self.backbone.get_submodule(information[-1]["module"])
@@ -114,6 +143,22 @@ class Detector(nn.Module):
         if not convolutions:
             raise ConfigError(f"expected a convolutional backbone, got {self.config.backbone}; CAM needs one")
         return convolutions[-1]
+
+    def cam_maps(self, output: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+        """Bring the output of `cam_layer` into the shape of a feature map.
+
+        Args:
+            output: (N, C, h, w), (N, h, w, C) where the backbone works so, or tokens (N, prefix + cells, C).
+            image_size: height and width of the images, in pixels.
+
+        Returns:
+            (N, C, h, w); prefix tokens such as CLS are dropped.
+        """
+        if output.ndim == 3:
+            cells = output[:, int(getattr(self.backbone, "num_prefix_tokens", 0)) :]
+            height = round((cells.shape[1] * image_size[0] / image_size[1]) ** 0.5)
+            return cells.transpose(1, 2).reshape(len(cells), cells.shape[2], height, -1)
+        return output.permute(0, 3, 1, 2) if getattr(self.backbone, "output_fmt", "") == "NHWC" else output
 
     def calibrate(self, scale: float, bias: float) -> None:
         """Set logit = scale * raw + bias.
@@ -126,69 +171,19 @@ class Detector(nn.Module):
         self.scale.fill_(scale)
         self.bias.fill_(bias)
 
+    def _calibrated(self, raw: torch.Tensor) -> torch.Tensor:
+        return self.scale * raw.squeeze(-1).float() + self.bias
+
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - self.mean) / self.std
-
-
-def register_backbone(name: str) -> Callable[[BackboneFactory], BackboneFactory]:
-    """Register a factory for a backbone of our own.
-
-    The module it returns has `forward` -> (N, 1), `forward_features` and `forward_head(maps, pre_logits)`.
-
-    Raises:
-        ConfigError: the name is taken, here or in timm.
-    """
-    if name in BACKBONES or timm.is_model(name):
-        raise ConfigError(f"expected a new backbone name, got {name!r}, which exists; choose another")
-
-    def register(factory: BackboneFactory) -> BackboneFactory:
-        BACKBONES[name] = factory
-        return factory
-
-    return register
-
-
-@register_backbone("resnet10_narrow")
-def _resnet10_narrow(config: DetectorConfig) -> nn.Module:
-    """A ResNet-10 of 0.7 M parameters, for minutes on a CPU: a third of the usual widths, deep stem."""
-    stem_width = 12
-    return ResNet(
-        BasicBlock,  # type: ignore[arg-type]  # timm annotates the instance and takes the class
-        (1, 1, 1, 1),
-        num_classes=1,
-        channels=(24, 48, 96, 192),
-        stem_width=stem_width,
-        stem_type="deep",
-        avg_down=True,
-        drop_rate=config.drop_rate,
-    )
-
-
-def build_detector(config: DetectorConfig, seed: int = 0) -> Detector:
-    """Build a detector with fresh weights (or those of `config.weights`); nothing is downloaded.
-
-    Args:
-        config: backbone, size, initial weights.
-        seed: of the random weights; the caller's random state is left as it was.
-
-    Raises:
-        ConfigError: the backbone is unknown, or the weights do not fit it.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if config.backbone in BACKBONES:
-            backbone = BACKBONES[config.backbone](config)
-        elif timm.is_model(config.backbone):
-            backbone = timm.create_model(
-                config.backbone, pretrained=False, num_classes=1, drop_rate=config.drop_rate
+        side = self.config.image_size
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ShapeError(f"expected images (N, 3, {side}, {side}), got {tuple(images.shape)}")
+        if self._fixed_size and images.shape[2:] != (side, side):
+            raise ShapeError(
+                f"expected images of {side} px, which {self.config.backbone} was built for, "
+                f"got {tuple(images.shape)}; resize them or set model.image_size"
             )
-        else:
-            known = [*BACKBONES, *timm.list_models()]
-            hint = suggest(config.backbone, known) if len(config.backbone) > 2 else ""
-            raise ConfigError(f"unknown backbone {config.backbone!r}{_shorten(hint)}")
-    if config.weights is not None:
-        _load_backbone(backbone, config.weights)
-    return Detector(config, backbone)
+        return (images - self.mean) / self.std
 
 
 @contextmanager
@@ -212,37 +207,3 @@ def crafting_mode(detector: nn.Module) -> Iterator[None]:
             module.training = flag
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _shorten(hint: str) -> str:
-    """Drop the list of a thousand timm names; keep a suggestion."""
-    return hint if "did you mean" in hint else "; see timm.list_models()"
-
-
-def _load_backbone(backbone: nn.Module, path: Path) -> None:
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"expected a safetensors file at {path}, got: {error}") from error
-    own = backbone.state_dict()
-    # a checkpoint for another number of classes differs in the classifier only
-    fitting = {
-        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
-    }
-    missing = [name for name in own if name not in fitting]
-    classifier = _classifier_names(backbone)
-    wrong = [name for name in missing if name not in classifier]
-    if wrong:
-        raise ConfigError(f"expected every backbone weight in {path}, but {wrong[0]!r} is missing or differs")
-    backbone.load_state_dict(fitting, strict=False)
-    logger.info("loaded %d of %d tensors from %s", len(fitting), len(own), path)
-
-
-def _classifier_names(backbone: nn.Module) -> set[str]:
-    """The names of the final layer's tensors."""
-    found: set[str] = set()
-    classifier = getattr(backbone, "get_classifier", lambda: None)()
-    for prefix, module in backbone.named_modules():
-        if classifier is not None and module is classifier:
-            found = {f"{prefix}.{name}" for name in module.state_dict()}
-    return found

@@ -1,8 +1,10 @@
 """A faster twin of a detector for crafting and inference: batch norm folded into the convolutions.
 
-With running statistics a batch norm is an affine map, so that it fits into the convolution before it. One
-gradient to the input then costs about half (measured on EfficientNet-B0, CPU), and the twin is refreshed
-after each optimiser step by scaling the weights once.
+With running statistics a batch norm is an affine map, so that it fits into the convolution before it; the
+twin is refreshed after each optimiser step by scaling the weights once. Three more passes over the maps fall
+away, which count as much as arithmetic does on a CPU: the twin works channels-last there, keeps no second
+copy of what an activation overwrites, and pools without writing out the pool's gradient. What it gains is
+measured by `python -m benchmarks.folding`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import logging
 from typing import Any
 
 import torch
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from dfcore.models.detector import Detector
@@ -23,11 +26,26 @@ logger = logging.getLogger(__name__)
 _PROBE_TOLERANCE = 1e-3
 
 
+class _Squeeze(nn.Module):
+    """timm's squeeze-and-excite, with the mean as a scaled sum: its gradient is broadcast, never stored."""
+
+    def __init__(self, original: SqueezeExcite) -> None:
+        super().__init__()
+        self.conv_reduce, self.act1 = original.conv_reduce, original.act1
+        self.conv_expand, self.gate = original.conv_expand, original.gate
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        means = maps.sum((2, 3), keepdim=True) * (1 / (maps.shape[2] * maps.shape[3]))
+        gate: torch.Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(means))))
+        return maps * gate
+
+
 class FoldedDetector(Detector):
     """An eval-only copy of a detector: no batch norm after convolutions, no parameter gradients."""
 
     def __init__(self, detector: Detector) -> None:
         self._copy(detector)
+        _speed_up(self)
         pairs = _find_pairs(self)
         if pairs and not _reproduces(self, detector, pairs):
             logger.warning("batch norm of %s can't be folded; crafting runs unfolded", self.config.backbone)
@@ -52,6 +70,18 @@ class FoldedDetector(Detector):
         """Stay in eval: there are no batch statistics left to train."""
         super().train(False)
         return self
+
+
+def _speed_up(detector: Detector) -> None:
+    """Replace what costs a pass over the maps and changes no value; names in the state dict stay."""
+    for name, module in list(detector.named_modules()):
+        if type(module) is SqueezeExcite:
+            parent, _, leaf = name.rpartition(".")
+            setattr(detector.get_submodule(parent), leaf, _Squeeze(module))
+        elif isinstance(module, nn.SiLU | nn.Hardswish):
+            module.inplace = False  # autograd would save a copy of the input before it is overwritten
+    if detector.mean.device.type == "cpu":
+        detector.to(memory_format=torch.channels_last)
 
 
 def fold_batch_norm(detector: Detector) -> FoldedDetector:

@@ -1,29 +1,17 @@
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
 import torchattacks
-from torch import nn
 
-from dfcore.attacks import FGSM, PGD, RandomNoise, build_attack, margin
+from dfcore.attacks import BIM, FGSM, MIFGSM, PGD, TwoLogits, build_attack, margin
 from dfcore.errors import ConfigError, ShapeError
 from dfcore.models import Detector
+from tests.attacks.conftest import faces
 from tests.attacks.properties import attacked, batch
 from tests.tolerances import TOLERANCE
-
-
-class TwoLogits(nn.Module):
-    """What attack libraries expect; its cross-entropy is the detector's at threshold 0.5."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logit = self.detector(images)
-        return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +26,7 @@ class TwoLogits(nn.Module):
 )
 def test_agrees_with_torchattacks(ours: FGSM | PGD, theirs: object, detector: Detector) -> None:
     images, labels = batch(3)
-    reference = theirs(TwoLogits(detector).eval())(images, labels)  # type: ignore[operator]  # ships no types
+    reference = theirs(TwoLogits(detector, 0.5).eval())(images, labels)  # type: ignore[operator]  # ships no types
     found = attacked(ours, detector, images, labels)
     # a gradient that rounds to the other side of 0 flips a whole step: compare nearly all pixels
     assert float(((found - reference).abs() < 1e-5).float().mean()) > 0.999
@@ -91,13 +79,58 @@ def test_saturated_scores_are_still_attacked(detector: Detector) -> None:
 def test_starts_differ_with_the_seed(detector: Detector) -> None:
     images, labels = batch(8)
     draws = [
-        RandomNoise(epsilon=0.1)(detector, images, labels, generator=torch.Generator().manual_seed(seed))
+        PGD(steps=1, keep_best=False)(detector, images, labels, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 1)
     ]
     assert not torch.equal(*draws)
-    inside = (images > 0.1) & (images < 0.9)
-    delta = (draws[0] - images)[inside]
-    assert math.isclose(float(delta.std()), 0.1 / math.sqrt(3), rel_tol=0.05)
+
+
+def test_bim_is_pgd_from_the_clean_image(detector: Detector) -> None:
+    images, labels = batch(9)
+    settings = {"epsilon": 4 / 255, "step_size": 1 / 255, "steps": 6}
+    expected = PGD(**settings, random_start=False)(detector, images, labels)
+    assert torch.equal(BIM(**settings)(detector, images, labels), expected)
+
+
+def test_momentum_with_decay_zero_is_bim(detector: Detector) -> None:
+    images, labels = batch(10)
+    settings = {"epsilon": 4 / 255, "step_size": 1 / 255, "steps": 6}
+    found = [attack(detector, images, labels) for attack in (BIM(**settings), MIFGSM(**settings, decay=0.0))]
+    assert torch.equal(*found)
+
+
+def test_iterating_beats_one_step(trained: Detector) -> None:
+    images, labels = faces(40, 24)
+    settings = {"epsilon": 5 / 255, "step_size": 1 / 255, "steps": 15}
+    single = margin(trained, FGSM(epsilon=5 / 255)(trained, images, labels), labels, 0.5)
+    for attack in (BIM(**settings), MIFGSM(**settings), PGD(**settings)):
+        found = attack(trained, images, labels, generator=torch.Generator().manual_seed(0))
+        assert margin(trained, found, labels, 0.5).mean() > single.mean()
+
+
+def test_until_fooled_leaves_out_what_has_turned(trained: Detector) -> None:
+    images, labels = faces(41, 24)
+    asked: list[int] = []
+
+    class Counting(PGD):
+        def gradient(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            asked.append(len(arguments[1]))
+            return super().gradient(*arguments)
+
+    attack = Counting(epsilon=6 / 255, step_size=2 / 255, steps=4, restarts=3, until_fooled=True)
+    found = attack(trained, images, labels, generator=torch.Generator().manual_seed(0))
+    assert asked[0] == 24
+    assert 0 < asked[-1] < 24
+    once = attack.model_copy(update={"restarts": 1})
+    first = once(trained, images, labels, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = (margin(trained, each, labels, 0.5) for each in (first, found))
+    assert torch.equal(found[before > 0], first[before > 0])
+    assert bool((after >= before - 1e-6).all())
+    assert (after > before).any()
+    asked.clear()
+    assert torch.equal(attack(trained, images, 1 - labels), images)  # every decision is wrong already
+    assert not asked
 
 
 def test_bad_input_is_refused(detector: Detector) -> None:

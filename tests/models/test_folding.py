@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from dfcore.models import fold_batch_norm
@@ -17,7 +18,7 @@ def gradient(detector: Detector, images: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(detector(pixels).sum(), pixels)[0]
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "efficientnet_b0", "legacy_xception"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "efficientnet_b0", "efficientvit", "xception"])
 def test_folded_equals_original(backbone: str, images: torch.Tensor) -> None:
     detector = settled(backbone)
     detector.calibrate(1.5, 0.25)
@@ -44,6 +45,18 @@ def test_refresh_follows_the_original_and_leaves_it_alone(images: torch.Tensor) 
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert folded.threshold == 0.3
     torch.testing.assert_close(folded(images), detector.eval()(images), **TOLERANCE[torch.float32])
+
+
+def test_the_twin_saves_passes_and_keeps_names(images: torch.Tensor) -> None:
+    detector = settled("efficientnet_b0")
+    folded = fold_batch_norm(detector)
+    assert not any(module.inplace for module in folded.modules() if isinstance(module, nn.SiLU))
+    assert any(module.inplace for module in detector.modules() if isinstance(module, nn.SiLU))
+    assert folded.backbone.conv_head.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(isinstance(module, SqueezeExcite) for module in folded.modules())
+    assert any(isinstance(module, SqueezeExcite) for module in detector.modules())
+    gates = {name for name in detector.state_dict() if ".se." in name}
+    assert gates <= set(folded.state_dict())
 
 
 class Branching(nn.Module):

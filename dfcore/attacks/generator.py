@@ -1,0 +1,95 @@
+"""A generator that blurs away what gives an image's class away."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from dfcore.attacks.blur import SMALLEST_SIGMA, Window, blur_rings, pixelwise_blur
+from dfcore.attacks.learned import LearnedAttack
+from dfcore.attacks.unet import convolutions
+
+__all__ = ["BlurGenerator"]
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = convolutions(width, width)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        changed: torch.Tensor = maps + self.body(maps)
+        return changed
+
+
+class _Painter(nn.Module):
+    """An image-to-image ResNet: halved twice, three residual blocks, enlarged twice; one plane out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            convolutions(3, 16),
+            convolutions(16, 32, stride=2),
+            convolutions(32, 64, stride=2),
+            *(_Residual(64) for _ in range(3)),
+        )
+        self.back_middle = convolutions(64, 32)
+        self.back_fine = convolutions(32, 16)
+        self.paint = nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.body(2 * images - 1)
+        height, width = images.shape[-2:]
+        middle = ((height + 1) // 2, (width + 1) // 2)
+        maps = self.back_middle(F.interpolate(maps, middle, mode="bilinear"))
+        maps = self.back_fine(F.interpolate(maps, (height, width), mode="bilinear"))
+        painted: torch.Tensor = self.paint(maps)
+        return painted
+
+
+class _Pair(nn.Module):
+    """One network for reals and one for fakes; both run on the whole batch, so that nothing is sorted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = _Painter()
+        self.fake = _Painter()
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.where(labels.view(-1, 1, 1, 1) == 1, self.fake(images), self.real(images))
+
+
+class BlurGenerator(LearnedAttack):
+    """Two networks, one for each class, that paint a map of standard deviations for a pixel-wise blur.
+
+    Attributes:
+        max_sigma: the budget: largest standard deviation, in pixels; at 0 the image stays as it is.
+        window: odd side of the neighbourhood, in pixels.
+
+    Source: Wang et al., arXiv:2103.13567 (generative game).
+    """
+
+    kind: Literal["blur_generator"] = "blur_generator"
+    max_sigma: float = Field(default=2.0, ge=0, le=16)
+    window: Window = 5
+
+    def build(self) -> nn.Module:
+        """Return fresh networks."""
+        return _Pair()
+
+    def generate(
+        self, network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blur with the painted map; a blur within the budget is real enough and pays nothing."""
+        sigma = self.gate(network(images, labels).float())
+        blurred = pixelwise_blur(blur_rings(images, self.window), sigma, self.window)
+        return self.clamp(blurred), sigma.new_zeros(len(sigma))
+
+    def gate(self, raw: torch.Tensor) -> torch.Tensor:
+        """Squash to standard deviations within the budget."""
+        lowest = min(SMALLEST_SIGMA, self.max_sigma)
+        return lowest + (self.max_sigma - lowest) * raw.sigmoid()
