@@ -61,7 +61,8 @@ def test_positions_and_cells_decide_the_logit(images: torch.Tensor) -> None:
     detector = settled("efficientvit")
     clean = detector(images).detach()
     with torch.no_grad():
-        detector.backbone.positions[:, 1].add_(3.0)
+        # not the same for all channels: the layer norm takes a common shift out again
+        detector.backbone.positions[:, 1].add_(torch.linspace(-3, 3, 256))
     assert not torch.allclose(detector(images), clean)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,10 @@ def _run(arguments: dict[str, object], out: Path, *, kill: str | None = None) ->
                     child.kill()
     text = "".join(log)
     assert process.returncode == 0, text
-    (store,) = [line.split()[1] for line in log if line.startswith("STORE ")]
-    return Path(store), text
+    # KFP's log shares the stream, and may leave a line of its own unfinished
+    found = re.search(r"STORE (\S+)", text)
+    assert found, text
+    return Path(found[1]), text
 
 
 @pytest.mark.timeout(600)
