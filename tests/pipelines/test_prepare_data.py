@@ -23,7 +23,7 @@ from kfp import local
 from pipelines.train_and_release import prepare_data
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2], raise_on_error=True)
 task = prepare_data(**json.loads(sys.argv[1]))
-print("STORE", task.output.path)
+sys.stdout.write(f"\\nSTORE {task.output.path}\\n")  # one write: the log shares the stream
 """
 
 
@@ -43,7 +43,6 @@ def _run(arguments: dict[str, object], out: Path, *, kill: str | None = None) ->
                     child.kill()
     text = "".join(log)
     assert process.returncode == 0, text
-    # KFP's log shares the stream, and may leave a line of its own unfinished
     found = re.search(r"STORE (\S+)", text)
     assert found, text
     return Path(found[1]), text
