@@ -87,8 +87,10 @@ def _blockiness(image: Image, face: Face) -> float:
 def _crop_box(image: Image, face: Face, size: int, margin: float) -> tuple[Image, NDArray[np.float64]]:
     """Return the crop and the (2, 3) matrix from frame to crop."""
     side = max(2, round(face_size(face) * (1 + margin)))
-    left, top = (round(float(value)) for value in (face.box[:2] + face.box[2:]) / 2 - side / 2)
     height, width = image.shape[:2]
+    corner = (face.box[:2] + face.box[2:]) / 2 - side / 2
+    # at least one pixel of the frame, which OpenCV needs to have something to mirror
+    left, top = np.clip(corner.round(), 1 - side, (width - 1, height - 1)).astype(int).tolist()
     inside = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
     if min(top, left) < 0 or top + side > height or left + side > width:
         border = (max(-top, 0), max(top + side - height, 0), max(-left, 0), max(left + side - width, 0))

@@ -24,7 +24,7 @@ def test_a_worker_that_dies_is_tried_again_alone(
         calls.append(done)
         alive = multiprocessing.active_children()
         if done and not killed and alive:
-            os.kill(alive[0].pid or 0, 9)
+            alive[0].kill()
             killed.append(done)
 
     with caplog.at_level(logging.WARNING, logger="dfcore.data.workers"):
