@@ -72,7 +72,7 @@ def test_beats_the_bare_attack_behind_the_channel(trained: Detector, channels: t
     pgd = PGD(epsilon=8 / 255, step_size=2 / 255, steps=8, random_start=False, keep_best=False)
     seed = torch.Generator().manual_seed(0)
     bare = _behind(trained, pgd(trained, images, labels, generator=seed), labels, channels)
-    through = EOT(attack=pgd, channels=channels, samples=2)  # type: ignore[arg-type]
+    through = EOT(attack=pgd, channels=channels, samples=8)  # type: ignore[arg-type]
     found = through(trained, images, labels, generator=torch.Generator().manual_seed(0))
     assert _behind(trained, found, labels, channels) > bare + 0.1
 
