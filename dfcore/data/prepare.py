@@ -248,7 +248,7 @@ def _add(writer: PartWriter, one: Input, crops: Sequence[FaceCrop]) -> None:
 
 
 def _row(sample: Sample, crop: FaceCrop) -> dict[str, Any]:
-    from dfcore.preprocessing import blockiness, blur, face_size
+    from dfcore.preprocessing import blur, face_size
 
     return {
         "crop_id": f"{sample.sample_id}#{crop.frame_index}",
@@ -260,5 +260,5 @@ def _row(sample: Sample, crop: FaceCrop) -> dict[str, Any]:
         "confidence": crop.face.confidence,
         "face_size": face_size(crop.face),
         "blur": blur(crop.image),
-        "blockiness": blockiness(crop.image),
+        "blockiness": crop.blockiness,
     }

@@ -32,8 +32,8 @@ _SCALE_IOU, _IOU, _NESTED = 0.5, 0.7, 0.7
 _MAX_COMPARED, _MAX_PROPOSALS = 512, 128
 _BATCH_PIXELS = 16_000_000
 # What PNet sees at once: on a CPU its activations should stay in the cache, a GPU wants work.
-_CHUNK_PIXELS = {"cpu": 100_000, "cuda": 4_000_000}
-_PATCH_BATCH = {"cpu": 32, "cuda": 4096}
+_CPU_PIXELS, _GPU_PIXELS = 100_000, 4_000_000
+_CPU_PATCHES, _GPU_PATCHES = 32, 4096
 # Where a face that was in a box may be a moment later: shifts in shares of the side, first near, then all
 # round, each a little larger. RNet finds a face from a box that holds about half of it.
 _NEAR = ((0.0, 0.0), (-0.2, 0.0), (0.2, 0.0), (0.0, -0.2), (0.0, 0.2))
@@ -73,8 +73,9 @@ class _Boxes(NamedTuple):
 class MTCNN:
     """Find faces in images: PNet over a pyramid, then RNet and ONet on patches.
 
-    Images are scaled and patches are cut by OpenCV, so a CPU and a GPU see the same pixels; only the
-    networks run on the device.
+    Images of one size share PNet's batches level by level, and the patches of all images and levels share
+    those of RNet and ONet. Images are scaled and patches are cut on the CPU, so that every device sees the
+    same pixels; only the networks run on it.
 
     Raises:
         WorkFailed: the published weights are missing or altered.
@@ -84,6 +85,9 @@ class MTCNN:
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        self._chunk = _CPU_PIXELS if on_cpu else _GPU_PIXELS
+        self._patch_batch = _CPU_PATCHES if on_cpu else _GPU_PATCHES
         self._pnet, self._rnet, self._onet = load_networks(self.device)
 
     @torch.inference_mode()
@@ -159,7 +163,7 @@ class MTCNN:
         return boxes.take(_unsuppressed(boxes, _IOU))
 
     def _level(self, level: NDArray[np.float32], scale: float) -> _Boxes:
-        count = max(1, _CHUNK_PIXELS[self.device.type] // (level.shape[1] * level.shape[2]))
+        count = max(1, self._chunk // (level.shape[1] * level.shape[2]))
         parts = []
         for start in range(0, len(level), count):
             offsets, score = self._pnet(self._pixels(level[start : start + count]))
@@ -197,7 +201,7 @@ class MTCNN:
         self, network: MTCNNNetwork, images: Sequence[NDArray[np.uint8]], boxes: _Boxes, size: int
     ) -> list[NDArray[np.float32]]:
         """Run a network on each box's patch of `size` x `size` pixels."""
-        count = _PATCH_BATCH[self.device.type]
+        count = self._patch_batch
         parts = [
             network(self._pixels(_patches(images, some, size)))
             for start in range(0, len(boxes.score), count)

@@ -35,8 +35,9 @@ def find_in_videos(
     """Find the faces in the frames of several videos; the frames of all share batches.
 
     Faces are searched for in every `detect_every`-th frame and in each video's last. In a frame between two
-    of these the detector refines each face's box, interpolated between them; where it does not find a face
-    that was expected, the frame is searched like the others.
+    of these the detector refines each face's box, interpolated between them. Where it does not find a face
+    that was expected, or neither of them shows one, the frame is searched like the others; what is missed
+    is a person who comes and goes between them while another is there.
 
     Args:
         videos: each its frames in display order, (H, W, 3) uint8 RGB.
@@ -65,11 +66,10 @@ def find_in_videos(
         for video, own in enumerate(keys)
         for frame, boxes in _between(own, [found[video][frame] for frame in own])
     ]
-    if not expected:
-        return found
+    lost = [(video, frame) for video, frame, boxes in expected if not len(boxes)]
+    expected = [each for each in expected if len(each[2])]
     images = [videos[video][frame] for video, frame, _ in expected]
     refined = detector.refine(images, [boxes for _, _, boxes in expected])
-    lost = []
     for (video, frame, boxes), faces in zip(expected, refined, strict=True):
         found[video][frame] = usable_faces(faces, config)
         if any(
@@ -92,7 +92,7 @@ def usable_faces(faces: Sequence[Face], config: PreprocessingConfig) -> list[Fac
 def _between(
     keys: Sequence[int], detections: Sequence[Sequence[Face]]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (frame, (n, 4) boxes) for the frames between two key frames, if either of these shows a face."""
+    """Yield (frame, (n, 4) boxes) for the frames between key frames: where the faces of these should be."""
     tracks = [dict(track) for track in link_faces(detections)]
     for place, (before, after) in enumerate(pairwise(keys)):
         ends = [
@@ -102,8 +102,7 @@ def _between(
         for frame in range(before + 1, after):
             share = np.float32((frame - before) / (after - before))
             boxes = [a.box * (1 - share) + b.box * share for a, b in ends if a is not None and b is not None]
-            if boxes:
-                yield frame, np.stack(boxes)
+            yield frame, np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def link_faces(detections: Sequence[Sequence[Face]]) -> list[Track]:

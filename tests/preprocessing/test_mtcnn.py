@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+import torch
 
 from dfcore.errors import InvalidInput, ShapeError, WorkFailed
 from dfcore.preprocessing import MTCNN, Face
@@ -178,6 +179,17 @@ def test_an_image_wider_than_opencv_can_warp_at_once(mtcnn: MTCNN) -> None:
     wide[:, 39_000:39_064] = cv2.resize(astronaut()[:260, 90:350], (64, 64), interpolation=cv2.INTER_AREA)
     ((face,),) = mtcnn.detect([wide], min_face=20)
     assert 39_000 < face.box[0] < 39_064
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_what_the_cpu_finds(mtcnn: MTCNN) -> None:
+    pictures = list(draw().values())
+    on_gpu = MTCNN("cuda").detect(pictures)
+    for expected, found in zip(mtcnn.detect(pictures), on_gpu, strict=True):
+        assert len(found) == len(expected)
+        for face in expected:
+            assert _nearest(face, found)[0] > 0.95
 
 
 def test_altered_weights_are_never_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
