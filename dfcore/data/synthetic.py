@@ -177,12 +177,13 @@ def _render_all(
     # Threads, not processes: OpenCV, NumPy and x264 release the lock, and nothing is imported twice.
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, _ in enumerate(pool.map(partial(_write_video, stream), videos), 1):
-                if progress:
-                    progress(done, len(videos))
+        for done, _ in enumerate(pool.map(partial(_write_video, stream), videos), 1):
+            if progress:
+                progress(done, len(videos))
     finally:
+        pool.shutdown(cancel_futures=True)  # whoever interrupts does not wait for the videos still to come
         cv2.setNumThreads(threads_before)
 
 

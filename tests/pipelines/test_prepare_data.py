@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dfcore.data import CropStore, prepare, scan
+from dfcore.data import CropStore
 from dfcore.data.synthetic import synthesize
-from dfcore.preprocessing import PreprocessingConfig
 from rampart.local_run import child_environment
 
 _SETTINGS = {"image_size": 48, "frames_per_video": 1}
@@ -51,7 +50,21 @@ def _run(arguments: dict[str, object], out: Path, *, kill: str | None = None) ->
 @pytest.mark.timeout(600)
 def test_shards_are_prepared_apart_and_joined(tmp_path: Path) -> None:
     root = synthesize("celebdf", tmp_path / "celebdf", identities=6, seed=1)
-    alone = prepare(scan(root), tmp_path / "alone", PreprocessingConfig.parse(_SETTINGS))
+    # in a process of its own, as a person would: what ran in this one may change the last bits of a box
+    settings = [part for key, value in _SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    command = [
+        sys.executable,
+        "-m",
+        "rampart",
+        "data",
+        "prepare",
+        str(root),
+        "--out",
+        str(tmp_path / "alone"),
+    ]
+    command += ["--out", str(tmp_path / "alone"), "--workers", "1", *settings]
+    subprocess.run(command, check=True, capture_output=True)
+    alone = CropStore.open(tmp_path / "alone")
     arguments: dict[str, object] = {
         "root": str(root), "layout": "auto", "settings": _SETTINGS, "num_shards": 2,
         "cache": str(tmp_path / "cache"),
