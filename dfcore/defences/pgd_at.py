@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dfcore.attacks import PGD
 from dfcore.config import Epsilon
-from dfcore.defences.template import Defence, TrainingState, weighted_bce
+from dfcore.defences.template import Defence, TrainingState
 
 __all__ = ["PGDAdversarialTraining"]
 
@@ -48,18 +48,29 @@ class PGDAdversarialTraining(Defence):
             keep_best=False,
         )
 
-    def loss(
-        self, detector: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Craft on the folded twin, then weigh clean and attacked loss."""
+    def craft(
+        self, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the batch under attack, (N, 3, H, W)."""
         attack = self.attack_at(state.epoch)
-        attacked = attack.craft(state.crafting, images, labels, generator=state.generator)
+        return (attack.craft(state.crafting, images, labels, generator=state.generator),)
+
+    def loss(
+        self,
+        detector: torch.nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        attacked: tuple[torch.Tensor, ...],
+        state: TrainingState,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weigh clean and attacked loss."""
+        (adversarial,) = attacked
         if self.clean_weight == 0:
-            value = weighted_bce(detector(attacked), labels, state.class_weights)
+            value = state.bce(detector(adversarial), labels)
             return value, {"robust_loss": value.detach()}
         # one pass over both: batch statistics then fit both
-        logits = detector(torch.cat([images, attacked]))
-        clean = weighted_bce(logits[: len(images)], labels, state.class_weights)
-        robust = weighted_bce(logits[len(images) :], labels, state.class_weights)
+        logits = detector(torch.cat([images, adversarial]))
+        clean = state.bce(logits[: len(images)], labels)
+        robust = state.bce(logits[len(images) :], labels)
         value = self.clean_weight * clean + (1 - self.clean_weight) * robust
         return value, {"clean_loss": clean.detach(), "robust_loss": robust.detach()}

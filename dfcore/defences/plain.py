@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from dfcore.defences.template import Defence, TrainingState, weighted_bce
+from dfcore.defences.template import Defence, TrainingState
 
 __all__ = ["PlainTraining"]
 
@@ -17,8 +17,13 @@ class PlainTraining(Defence):
     kind: Literal["plain"] = "plain"
 
     def loss(
-        self, detector: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
+        self,
+        detector: torch.nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        attacked: tuple[torch.Tensor, ...],
+        state: TrainingState,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the weighted loss."""
-        value = weighted_bce(detector(images), labels, state.class_weights)
+        value = state.bce(detector(images), labels)
         return value, {"clean_loss": value.detach()}

@@ -244,7 +244,8 @@ def _step(
         group["lr"] = learning_rate(recipe, number, run.training.steps)
     run.optimiser.zero_grad(set_to_none=True)
     with run.fabric.autocast():
-        loss, scalars = recipe.defence.loss(run.model, images, labels, state)
+        attacked = recipe.defence.craft(images, labels, state)
+        loss, scalars = recipe.defence.loss(run.model, images, labels, attacked, state)
     run.fabric.backward(loss)
     if recipe.optimiser.gradient_clip is not None:
         torch.nn.utils.clip_grad_norm_(run.detector.parameters(), recipe.optimiser.gradient_clip)

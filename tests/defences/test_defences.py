@@ -30,9 +30,17 @@ def test_weighted_bce_is_the_formula() -> None:
     torch.testing.assert_close(weighted_bce(logits, labels, torch.tensor([2.0, 0.5])), expected)
 
 
+def test_smoothing_moves_labels_towards_one_half() -> None:
+    logits, labels = torch.tensor([0.3, -2.0]), torch.tensor([0, 1])
+    p = torch.sigmoid(logits)
+    expected = -(0.1 * torch.log(p[0]) + 0.9 * torch.log(1 - p[0])) / 2
+    expected -= (0.9 * torch.log(p[1]) + 0.1 * torch.log(1 - p[1])) / 2
+    torch.testing.assert_close(weighted_bce(logits, labels, torch.ones(2), 0.2), expected)
+
+
 def test_plain_loss(detector: Detector) -> None:
     images, labels = batch()
-    loss, scalars = PlainTraining().loss(detector, images, labels, state(detector))
+    loss, scalars = PlainTraining().loss(detector, images, labels, (), state(detector))
     assert loss.requires_grad
     assert not scalars["clean_loss"].requires_grad
 
@@ -42,11 +50,12 @@ def test_adversarial_loss_weighs_both_terms_and_is_harder(detector: Detector) ->
     # so that crafting and training see the same network
     detector.eval()
     defence = PGDAdversarialTraining(epsilon=8 / 255, step_size=4 / 255, steps=4, clean_weight=0.25)
-    loss, parts = defence.loss(detector, images, labels, state(detector))
+    now = state(detector)
+    loss, parts = defence.loss(detector, images, labels, defence.craft(images, labels, now), now)
     torch.testing.assert_close(loss.detach(), 0.25 * parts["clean_loss"] + 0.75 * parts["robust_loss"])
     assert parts["robust_loss"] > parts["clean_loss"]
     alone = defence.model_copy(update={"clean_weight": 0.0})
-    only, parts = alone.loss(detector, images, labels, state(detector))
+    only, parts = alone.loss(detector, images, labels, defence.craft(images, labels, state(detector)), now)
     torch.testing.assert_close(only.detach(), parts["robust_loss"])
     assert set(parts) == {"robust_loss"}
     assert all(parameter.grad is None for parameter in detector.parameters())
