@@ -21,8 +21,10 @@ __all__ = ["LogReader", "child_environment", "run_locally", "stop_group"]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SAID = re.compile(r"^\s*\[([a-z][\w .-]*)\] (.*)$")
 _TASK = re.compile(r"Executing task '([^']+)'")
-_FINISHED = re.compile(r"Task '[^']+' finished with status (\w+)")
+_FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
 _RAISED = re.compile(r"^\s*(?:dfcore\.errors\.)?(\w+): (.+)$")
+# KFP soon starts a task that it retries again; shards that run beside it may say something in between.
+_LINES_TO_RETRY = 8
 _TAIL_LINES = 12
 _SECONDS_TO_STOP = 10.0
 
@@ -36,6 +38,8 @@ class LogReader:
         self.failed = False
         self.error: errors.RampartError | None = None
         self.tail: list[str] = []
+        self._grace = 0  # lines in which a failure may still turn out to be retried
+        self._failing: str | None = None
         self._task: str | None = None  # KFP's name, known before the step says its own
         self._step: str | None = None
         self._since: float | None = None  # a step imports for seconds before it says its first word
@@ -46,10 +50,16 @@ class LogReader:
         if not line.strip():
             return
         self.tail = [*self.tail, line][-_TAIL_LINES:]
-        if task := _TASK.search(line):
+        task = _TASK.search(line)
+        if self._grace and task and task[1] == self._failing:
+            self._grace, self.error = 0, None
+        elif self._grace:
+            self._grace -= 1
+            self.failed = not self._grace
+        if task:
             self._task, self._step, self._since = task[1], None, time.monotonic()
         elif finished := _FINISHED.search(line):
-            self._end(finished[1])
+            self._end(finished[1], finished[2])
         elif said := _SAID.match(line):
             self._say(said[1], said[2])
         elif raised := _RAISED.match(line):
@@ -62,9 +72,12 @@ class LogReader:
             return type(self.error)(f"{where}: {self.error}")
         return errors.WorkFailed(f"{where} broke off; its last lines:\n" + "\n".join(self.tail))
 
-    def _end(self, status: str) -> None:
-        if status == "FAILURE":
-            self.failed = True  # the task stays known: `failure` names it
+    def _end(self, task: str, status: str) -> None:
+        if status == "FAILURE":  # the task stays known: `failure` names it
+            if self.error is None or isinstance(self.error, errors.WorkFailed):
+                self._grace, self._failing = _LINES_TO_RETRY, task
+            else:
+                self.failed = True  # wrong input stays wrong, however often it is tried
             return
         if self._step is not None:
             self.steps.finish(self._step)

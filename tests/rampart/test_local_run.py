@@ -35,6 +35,33 @@ def test_raises_what_the_step_raised() -> None:
     assert str(failure) == "prepare-faces: expected a data set, got none"
 
 
+def test_a_crash_that_is_retried_is_no_failure() -> None:
+    with Steps() as steps:
+        reader = LogReader(steps)
+        for line in (
+            _START,
+            "    [prepare ffpp] 10 videos\n",
+            "    Killed\n",
+            _END.format("FAILURE"),
+            "other shard\n",
+        ):
+            reader.feed(line)
+        assert not reader.failed
+        for line in (_START, "    [prepare ffpp] 10 videos\n", *["more\n"] * 20, _END.format("SUCCESS")):
+            reader.feed(line)
+    assert not reader.failed
+    assert list(steps.seconds) == ["prepare ffpp"]
+
+
+def test_a_crash_without_a_retry_ends_the_run_soon() -> None:
+    with Steps() as steps:
+        reader = LogReader(steps)
+        for line in (_START, "    Killed\n", _END.format("FAILURE"), *["another step talks\n"] * 9):
+            reader.feed(line)
+    assert reader.failed
+    assert "Killed" in str(reader.failure())
+
+
 def test_a_full_disk_and_a_crash_are_failed_work() -> None:
     with Steps() as steps:
         full, crash = LogReader(steps), LogReader(steps)
