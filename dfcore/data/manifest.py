@@ -192,7 +192,9 @@ class Manifest:
             DataError: it is missing, no manifest, of another version, or does not validate.
         """
         try:
-            table = pq.read_table(path)
+            # pyarrow.parquet.read_table would load pandas first, which takes half a second
+            with pq.ParquetFile(path) as file:
+                table = file.read()
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"expected a manifest at {path}, got: {error}; scan again") from error
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

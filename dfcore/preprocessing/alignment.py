@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dfcore.preprocessing.mtcnn import Face
+from dfcore.preprocessing.face import Face
 from dfcore.preprocessing.quality import blockiness, face_size
 from dfcore.preprocessing.video import Frame
 

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dfcore.errors import ConfigError, ShapeError
 from dfcore.preprocessing.config import PreprocessingConfig
-from dfcore.preprocessing.mtcnn import MTCNN, Face, check_images
+from dfcore.preprocessing.face import Face, check_images
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["FaceDetector", "RetinaFace", "YuNet", "build_face_detector"]
 
@@ -48,6 +50,8 @@ def build_face_detector(config: PreprocessingConfig, device: str | torch.device 
         WorkFailed: MTCNN's weights are missing or altered.
     """
     if config.detector_weights is None:
+        from dfcore.preprocessing.mtcnn import MTCNN  # torch takes seconds to load; who only scans needs none
+
         return MTCNN(device)
     if config.face_detector == "yunet":
         return YuNet(config.detector_weights)

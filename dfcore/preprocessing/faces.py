@@ -11,7 +11,7 @@ from dfcore.errors import ShapeError
 from dfcore.preprocessing.alignment import FaceCrop, crop_face
 from dfcore.preprocessing.config import PreprocessingConfig
 from dfcore.preprocessing.detectors import FaceDetector
-from dfcore.preprocessing.mtcnn import Face
+from dfcore.preprocessing.face import Face
 from dfcore.preprocessing.quality import face_size
 from dfcore.preprocessing.tracking import Image, choose_track, find_in_videos, usable_faces
 from dfcore.preprocessing.video import Frame

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dfcore.errors import InvalidInput, ShapeError
+from dfcore.preprocessing.face import Face, check_images
 from dfcore.preprocessing.mtcnn_networks import MTCNNNetwork, load_networks
 from dfcore.preprocessing.pyramid import area_pyramid
 
-__all__ = ["MTCNN", "Face", "check_images"]
+__all__ = ["MTCNN"]
 
 _CELL, _STRIDE = 12, 2
 _PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.8
@@ -43,17 +44,6 @@ _FOUND_IOU = 0.1
 # Of the candidates around one box ONet, the dearest network, sees the best.
 _REFINED_IOU = 0.3
 _GREY = (127, 127, 127)
-
-
-class Face(NamedTuple):
-    """A face in pixels of its image: `box` (4,) float32 x0, y0, x1, y1; `landmarks` (5, 2) float32.
-
-    Landmarks are, as they appear in the picture: left eye, right eye, nose, left and right mouth corner.
-    """
-
-    box: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
-    confidence: float
 
 
 class _Boxes(NamedTuple):
@@ -212,17 +202,6 @@ class MTCNN:
     def _pixels(self, images: NDArray[Any]) -> Tensor:
         # a view, not a copy: (N, H, W, 3) in memory is what convolutions on channels_last read fastest
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-
-
-def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
-    """Require every image to be (H, W, 3) uint8.
-
-    Raises:
-        ShapeError: one of another shape or type.
-    """
-    for image in images:
-        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-            raise ShapeError(f"expected images (H, W, 3) uint8, got {image.shape} {image.dtype}")
 
 
 def _batches(images: Sequence[NDArray[np.uint8]]) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfcore.errors import ShapeError
-from dfcore.preprocessing.mtcnn import Face
+from dfcore.preprocessing.face import Face
 
 __all__ = ["blockiness", "blur", "face_size"]
 

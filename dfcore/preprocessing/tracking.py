@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dfcore.errors import ShapeError
 from dfcore.preprocessing.config import PreprocessingConfig
 from dfcore.preprocessing.detectors import FaceDetector
-from dfcore.preprocessing.mtcnn import Face
+from dfcore.preprocessing.face import Face
 from dfcore.preprocessing.quality import face_size
 
 __all__ = ["Track", "choose_track", "find_in_videos", "link_faces", "longest_track", "usable_faces"]

@@ -293,3 +293,13 @@ def test_parts_depend_on_their_neighbours_alone() -> None:
     assert len(whole - without) <= 2
     assert not whole & {part.name for part in plan_parts(samples, {"image_size": 1})}
     assert [len(part.samples) for part in plan_parts(samples, {})] != []
+
+
+def test_a_finished_store_loads_neither_torch_nor_pandas(store: CropStore, folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dfcore.data import known_manifest, prepare, scan; "
+        "from dfcore.data import CropStore; out = Path(sys.argv[2]); config = CropStore.open(out).config; "
+        "prepare(scan(Path(sys.argv[1]), known=known_manifest(out)), out, config, workers=None); "
+        "sys.exit(','.join({'torch', 'pandas'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(store.path)], check=True, timeout=120)

@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from dfcore.data import synthesize
 from dfcore.errors import ConfigError, DataError
-from dfcore.preprocessing import MTCNN, decode_video
+from dfcore.preprocessing import decode_video
+from dfcore.preprocessing.mtcnn import MTCNN
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dfcore.preprocessing import MTCNN, Face, FaceCrop, Frame, PreprocessingConfig, crop_face, extract_faces
+from dfcore.preprocessing import Face, FaceCrop, Frame, PreprocessingConfig, crop_face, extract_faces
+from dfcore.preprocessing.mtcnn import MTCNN
 from tests.preprocessing.clips import astronaut
 
 # left eye, right eye, nose, mouth corners in a crop of 112 without margin

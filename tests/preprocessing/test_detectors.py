@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dfcore.errors import ConfigError, ShapeError
-from dfcore.preprocessing import MTCNN, Face, FaceDetector, PreprocessingConfig, build_face_detector
+from dfcore.preprocessing import Face, FaceDetector, PreprocessingConfig, build_face_detector
+from dfcore.preprocessing.mtcnn import MTCNN
 from tests.preprocessing.onnx_models import write_retinaface, write_yunet
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from dfcore.errors import ShapeError
 from dfcore.preprocessing import (
-    MTCNN,
     Face,
     Frame,
     PreprocessingConfig,
@@ -19,6 +18,7 @@ from dfcore.preprocessing import (
     extract_faces,
     find_faces,
 )
+from dfcore.preprocessing.mtcnn import MTCNN
 from tests.preprocessing.clips import astronaut, moving_astronaut
 
 

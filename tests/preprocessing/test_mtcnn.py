@@ -12,8 +12,9 @@ import skimage.data
 import torch
 
 from dfcore.errors import InvalidInput, ShapeError, WorkFailed
-from dfcore.preprocessing import MTCNN, Face
+from dfcore.preprocessing import Face
 from dfcore.preprocessing import mtcnn as module
+from dfcore.preprocessing.mtcnn import MTCNN
 from tests.preprocessing.clips import astronaut
 from tests.preprocessing.golden.make_golden import GOLDEN, MIN_FACE, digest
 from tests.preprocessing.golden.pictures import draw

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dfcore.errors import ShapeError
-from dfcore.preprocessing import MTCNN, Face, PreprocessingConfig, choose_track, longest_track
+from dfcore.preprocessing import Face, PreprocessingConfig, choose_track, longest_track
+from dfcore.preprocessing.mtcnn import MTCNN
 from dfcore.preprocessing.tracking import find_in_videos
 from tests.preprocessing.clips import astronaut
 
