@@ -18,14 +18,19 @@ def gate(
     policy: Annotated[str, typer.Option(help="A policy's name or YAML file.")] = "standard",
     baseline: Annotated[Path | None, typer.Option(help="What improvements are measured from.")] = None,
     current: Annotated[Path | None, typer.Option(help="Evidence of what is served now.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what would have to improve.")] = False,
     as_json: Json = False,
 ) -> None:
     """Decide whether a detector may be released; exit code 1 if not."""
-    from dfcore.release import check_gate, load_policy
+    from dfcore.release import advise, check_gate, load_policy
 
     decision = check_gate(evidence, load_policy(policy), baseline=baseline, current=current)
     show(f"gate, policy {policy}", decision)
-    emit(decision.model_dump(mode="json"), as_json, "promoted" if decision.promoted else "stopped")
+    document, text = decision.model_dump(mode="json"), "promoted" if decision.promoted else "stopped"
+    if explain:
+        document["advice"] = advise(decision)
+        text = "\n".join([text, *document["advice"]])
+    emit(document, as_json, text)
     if not decision.promoted:
         raise typer.Exit(1)
 

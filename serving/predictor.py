@@ -18,12 +18,12 @@ from dfcore.models.bundle import MANIFEST, SIGNATURE, fetch, read_pointer
 from dfcore.models.card import WEIGHTS_FILE
 from dfcore.monitoring import score_crops
 from dfcore.preprocessing import (
-    MTCNN,
     Face,
     FaceCrop,
     Frame,
     MediaLimits,
     blur,
+    build_face_detector,
     crop_face,
     decode_image,
     decode_video,
@@ -81,7 +81,8 @@ class Predictor:
         self.identity = _identify(folder, name, str(model))
         self.reference = _read_reference(folder / "reference.json")
         self.timer: Timer = lambda _stage: nullcontext()
-        self._mtcnn = MTCNN(device)
+        # the faces that it was trained on came from this very detector
+        self._faces = build_face_detector(self.preprocessing, device)
 
     def predict_image(self, image: np.ndarray | bytes) -> Answer:
         """Answer for every face of one image; the image is as fake as its most suspicious face.
@@ -122,7 +123,7 @@ class Predictor:
         with self.timer("decode"):
             frames = decode_video(video, self.preprocessing.frames_per_video, self.limits)
         with self.timer("detect"):
-            crops = extract_faces(frames, self._mtcnn, self.preprocessing)
+            crops = extract_faces(frames, self._faces, self.preprocessing)
         if not crops:
             return VideoAnswer(frames_decoded=len(frames), **self._no_face())
         scores, moved = self._score(crops)
@@ -160,7 +161,7 @@ class Predictor:
 
     def _all_faces(self, frame: Frame) -> list[FaceCrop]:
         wanted = self.preprocessing
-        (faces,) = self._mtcnn.detect([frame.image], min_face=wanted.min_face)
+        (faces,) = self._faces.detect([frame.image], min_face=wanted.min_face)
         return [
             crop_face(frame, face, wanted.image_size, wanted.margin)
             for face in faces
