@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch.nn import functional as F
 
-from dfcore.attacks.codec import (
+from dfcore.config import Config
+from dfcore.data.codec import (
     dead_zone,
     deblock,
     from_blocks,
@@ -27,7 +28,6 @@ from dfcore.attacks.codec import (
     to_rgb,
     to_ycbcr,
 )
-from dfcore.config import Config
 from dfcore.preprocessing import h264_roundtrip, jpeg_roundtrip
 
 _INTRA_OFFSET = 1 / 3

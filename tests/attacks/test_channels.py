@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skimage import data, transform
 
 from dfcore.attacks import H264, JPEG, Chain, Channel, GaussianBlur, Resize
-from dfcore.attacks.codec import (
+from dfcore.data.codec import (
     dead_zone,
     from_blocks,
     jpeg_tables,

@@ -133,20 +133,27 @@ def jpeg_tables(quality: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor
     """Return libjpeg's tables for luma and chroma.
 
     Args:
-        quality: (N,) int64, 1 to 100.
+        quality: (N,) whole numbers of 1 to 100, of any type.
         like: gives type and device.
 
     Returns:
         Two of (N, 1, 1, 1, 8, 8), whole numbers 1..255.
     """
-    scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality).view(-1, 1, 1, 1, 1, 1)
+    whole = quality.to(like.device, torch.int64)
+    scale = torch.where(whole < 50, 5000 // whole, 200 - 2 * whole).view(-1, 1, 1, 1, 1, 1)
     luma, chroma = (
-        ((torch.tensor([int(n) for n in table.split()]).view(BLOCK, BLOCK) * scale + 50) // 100)
-        .clamp(1, 255)
-        .to(like, non_blocking=True)
-        for table in (_LUMA, _CHROMA)
+        ((table * scale + 50) // 100).clamp(1, 255).to(like.dtype) for table in _base_tables(like.device)
     )
     return luma, chroma
+
+
+@lru_cache(maxsize=8)
+def _base_tables(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return both base tables (8, 8), copied to the device once."""
+    return tuple(
+        torch.tensor([int(number) for number in table.split()], device=device).view(BLOCK, BLOCK)
+        for table in (_LUMA, _CHROMA)
+    )
 
 
 def deblock(plane: torch.Tensor, quantiser: torch.Tensor) -> torch.Tensor:
