@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["counter", "say", "training"]
 
 _SECONDS_BETWEEN_LINES = 1.0
+_SHOWN = ("loss", "auc", "skipped_steps")
+_MINUTE = 60
 
 
 def say(step: str, text: str) -> None:
@@ -48,11 +50,26 @@ def training(step: str) -> "Callable[[TrainingProgress], None]":
 
 def describe(now: "TrainingProgress") -> str:
     """Return where a training run stands, in one line."""
-    text = f"epoch {min(now.epoch + 1, now.epochs)}/{now.epochs}, step {now.step}/{now.steps}"
-    if now.record is None:
-        return f"{text}, {now.images_per_second:.0f} crops/s, {now.eta_seconds:.0f} s left"
-    figures = (f"{name} {value:.3f}" for name, value in now.record.items() if name.endswith(("loss", "auc")))
-    return f"epoch {now.epoch}/{now.epochs} done: " + ", ".join(figures)
+    rate = f"{now.images_per_second:.0f} crops/s, {_duration(now.eta_seconds)} left"
+    if now.record is not None:
+        figures = [f"{name} {value:.3f}" for name, value in now.record.items() if name.endswith(_SHOWN)]
+        text = f"epoch {now.epoch}/{now.epochs} done: {', '.join(figures)}, {rate}"
+        return text if now.stopped is None else f"{text}; {now.stopped}"
+    parts = [f"epoch {min(now.epoch + 1, now.epochs)}/{now.epochs}, step {now.step}/{now.steps}"]
+    if now.loss is not None:
+        parts.append(f"loss {now.loss:.3f}")
+    if now.latest is not None:
+        parts.append(f"last AUC {now.latest['val_clean_auc']:.3f} clean")
+        parts.append(f"{now.latest['val_robust_auc']:.3f} robust")
+    return ", ".join([*parts, rate])
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds for people: "42 s", "5 min", "3 h 20 min"."""
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / _MINUTE), _MINUTE)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _every_second() -> Callable[[], bool]:

@@ -34,13 +34,19 @@ def train_detector(
     from components.reuse import code_digest, folder_digest, reuse
     from dfcore.data import CropStore
     from dfcore.recipes import get_recipe
-    from dfcore.training import train
+    from dfcore.training import preflight, train
 
     step = f"train {name}"
     settings = get_recipe(recipe).override(overrides)
     crops = CropStore.open(Path(store.path))
     start = Path(initial.path) if initial and settings.initialise_from_baseline else None
     say(step, f"recipe {settings.name}" + (", from the baseline's weights" if start else ""))
+
+    def work(out: Path) -> None:
+        if (expected := preflight(settings, crops, initial=start)) is not None:
+            say(step, f"expected: {expected.describe()}")
+        train(settings, crops, out, initial=start, progress=training(step), resume=True)
+
     code = ("training", "defences", "attacks", "models", "data", "preprocessing", "shapes", "config")
     reused = reuse(
         "train",
@@ -53,6 +59,6 @@ def train_detector(
         cache=cache,
         out=Path(model.path),
         resumable=True,
-        work=lambda out: train(settings, crops, out, initial=start, progress=training(step), resume=True),
+        work=work,
     )
     say(step, "reused: crops, recipe and code are unchanged" if reused else "done")

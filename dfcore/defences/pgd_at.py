@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from contextlib import nullcontext
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from dfcore.attacks import PGD
-from dfcore.config import Epsilon
-from dfcore.defences.template import Defence, TrainingState
+from dfcore.defences.inner_attack import InnerPGD
+from dfcore.defences.lipschitz import Lipschitz
+from dfcore.defences.template import TrainingState
 
 __all__ = ["PGDAdversarialTraining"]
 
 
-class PGDAdversarialTraining(Defence):
+class PGDAdversarialTraining(InnerPGD):
     """Train on clean and attacked images in one batch, with a budget that grows.
 
-    Attributes:
-        epsilon: final budget.
-        step_size: of the inner attack at the final budget; it grows with the budget.
-        steps: of the inner attack; a few are enough where many would cost the budget of epochs.
-        random_start: start the inner attack inside the ball.
+    Attributes (beside those of `InnerPGD`):
         clean_weight: share of the clean loss, 0..1; at 0 clean images are not passed at all.
-        warmup_epochs: epochs over which epsilon grows from 0; 0 means the full budget from the start.
+        lipschitz: a penalty on the logit's gradient at the attacked images, or None.
 
-    Source: Madry et al., arXiv:1706.06083; clean term as in Goodfellow et al., arXiv:1412.6572.
+    Source: Madry et al., arXiv:1706.06083; clean term as in Goodfellow et al., arXiv:1412.6572; two-step APGD
+    as in Singh et al., arXiv:2303.01870.
     """
 
-    adversarial: ClassVar[bool] = True
     kind: Literal["pgd_at"] = "pgd_at"
-    epsilon: Epsilon = Field(default=4 / 255)
-    step_size: Epsilon = Field(default=2 / 255)
-    steps: int = Field(default=3, ge=1)
-    random_start: bool = True
     clean_weight: float = Field(default=0.5, ge=0, lt=1)
-    warmup_epochs: float = Field(default=2.0, ge=0)
-
-    def attack_at(self, epoch: float) -> PGD:
-        """Return the inner attack after `epoch` epochs."""
-        grown = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs > 0 else 1.0
-        return PGD(
-            epsilon=self.epsilon * grown,
-            step_size=self.step_size * grown,
-            steps=self.steps,
-            random_start=self.random_start,
-            keep_best=False,
-        )
+    lipschitz: Lipschitz | None = None
 
     def craft(
         self, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
     ) -> tuple[torch.Tensor, ...]:
-        """Return the batch under attack, (N, 3, H, W)."""
-        attack = self.attack_at(state.epoch)
-        return (attack.craft(state.crafting, images, labels, generator=state.generator),)
+        """Return the batch under attack, (N, 3, H, W), and what the penalty compares it with, if anything."""
+        (adversarial,) = super().craft(images, labels, state)
+        moved = () if self.lipschitz is None else self.lipschitz.moved(adversarial, state)
+        return adversarial, *moved
 
     def loss(
         self,
@@ -63,14 +46,22 @@ class PGDAdversarialTraining(Defence):
         attacked: tuple[torch.Tensor, ...],
         state: TrainingState,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Weigh clean and attacked loss."""
-        (adversarial,) = attacked
-        if self.clean_weight == 0:
-            value = state.bce(detector(adversarial), labels)
-            return value, {"robust_loss": value.detach()}
-        # one pass over both: batch statistics then fit both
-        logits = detector(torch.cat([images, adversarial]))
-        clean = state.bce(logits[: len(images)], labels)
-        robust = state.bce(logits[len(images) :], labels)
-        value = self.clean_weight * clean + (1 - self.clean_weight) * robust
-        return value, {"clean_loss": clean.detach(), "robust_loss": robust.detach()}
+        """Weigh clean and attacked loss; add the penalty."""
+        adversarial, *moved = attacked
+        if self.lipschitz is not None:
+            adversarial = self.lipschitz.watched(adversarial)
+        clean_images = [images] if self.clean_weight > 0 else []
+        with nullcontext() if self.lipschitz is None else self.lipschitz.passing():
+            # one pass over all: batch statistics then fit all
+            logits = detector(torch.cat([*clean_images, adversarial, *moved])).split(len(images))
+        robust_logits, *moved_logits = logits[len(clean_images) :]
+        value = robust = state.bce(robust_logits, labels)
+        scalars = {"robust_loss": robust.detach()}
+        if clean_images:
+            clean = state.bce(logits[0], labels)
+            value = self.clean_weight * clean + (1 - self.clean_weight) * robust
+            scalars = {"clean_loss": clean.detach(), **scalars}
+        if self.lipschitz is not None:
+            term = self.lipschitz.penalty(adversarial, robust_logits, *moved_logits)
+            value, scalars = value + term, {**scalars, "lipschitz": term.detach()}
+        return value, scalars

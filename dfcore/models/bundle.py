@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from dfcore.config import suggest
 from dfcore.errors import BundleError, ConfigError, DataError
+from dfcore.models.trust import verify_signature
 from dfcore.provenance import sha256_file
 from dfcore.storage import FileStore, ObjectStore, open_store
 
@@ -78,8 +80,9 @@ def read_pointer(store: ObjectStore, name: str, channel: str) -> dict[str, Any]:
     try:
         data = store.get(channel_key(name, channel))
     except DataError as error:
+        advice = _known(store, name, channel)
         raise DataError(
-            f"expected channel {channel!r} of {name!r} in {store.uri}, found none; promote a version first"
+            f"expected channel {channel!r} of {name!r} in {store.uri}, found none{advice}"
         ) from error
     try:
         pointer: dict[str, Any] = json.loads(data)
@@ -92,12 +95,21 @@ def read_pointer(store: ObjectStore, name: str, channel: str) -> dict[str, Any]:
     return pointer
 
 
+def _known(store: ObjectStore, name: str, channel: str) -> str:
+    channels = [key.rpartition("/")[2] for key in store.list(f"models/{name}/channels/")]
+    if channels:
+        return suggest(channel, (file.removesuffix(".json") for file in channels))
+    models = {key.split("/")[1] for key in store.list("models/")}
+    return "; promote a version first" if name in models or not models else suggest(name, models)
+
+
 def fetch(uri: str | Path, public_key: Path | None = None, cache: Path | None = None) -> Path:
     """Resolve an address to a local folder whose signature and digests hold.
 
     Args:
         uri: a folder, file://, s3:// or registry://NAME@CHANNEL.
-        public_key: the PEM key to trust; else RAMPART_PUBLIC_KEY; else the registry's keys/rampart.pub.
+        public_key: who must have signed it (see `dfcore.models.trust`); else RAMPART_PUBLIC_KEY; else the
+            registry's keys/rampart.pub.
         cache: where downloads are kept; else RAMPART_CACHE or ~/.cache/rampart.
 
     Returns:
@@ -268,11 +280,11 @@ def verify_bundle(folder: Path, public_key: Path) -> None:
 
     Args:
         folder: the bundle.
-        public_key: the PEM public key that must have signed it.
+        public_key: who must have signed it; see `dfcore.models.trust`.
 
     Raises:
-        BundleError: a missing, altered or extra file, no signature, or another key's signature.
-        ConfigError: the public key can't be read.
+        BundleError: a missing, altered or extra file, no signature, or another signer's.
+        ConfigError: the trust file can't be used.
     """
     names = set(list_files(folder))
     for needed in (MANIFEST, SIGNATURE):
@@ -280,7 +292,7 @@ def verify_bundle(folder: Path, public_key: Path) -> None:
             raise BundleError(
                 f"expected {needed} in {folder}, found none: the bundle is not signed or incomplete"
             )
-    _verify_signature(folder, public_key)
+    verify_signature(folder, SIGNATURE, public_key)
     expected = _read_manifest(folder / MANIFEST)
     names -= {MANIFEST, SIGNATURE}
     if missing := sorted(set(expected) - names):
@@ -300,29 +312,3 @@ def _read_manifest(path: Path) -> dict[str, str]:
         return {str(name): str(entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} is no bundle manifest: {error}") from error
-
-
-def _verify_signature(folder: Path, public_key: Path) -> None:
-    from cryptography.exceptions import InvalidSignature
-    from model_signing import hashing, verifying  # 1.5 seconds of import
-
-    try:
-        config = verifying.Config()  # type: ignore[no-untyped-call]  # the library leaves it bare
-        verifier = config.use_elliptic_key_verifier(public_key=public_key)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"expected a PEM public key at {public_key}, got: {error}") from error
-    ours = hashing.Config()  # type: ignore[no-untyped-call]  # the library leaves it bare
-    ours.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    try:
-        verifier.set_hashing_config(ours).verify(folder, folder / SIGNATURE)
-    except InvalidSignature as error:
-        raise BundleError(
-            f"{folder}: the signature does not fit the key {public_key}; do not use it"
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        # The library's text lists names and raw digests; keep the names.
-        detail = re.sub(r": Expected 'Digest.*?\)', Actual 'Digest.*?\)'", "", str(error))
-        raise BundleError(
-            f"{folder}: the signature does not hold ({detail or type(error).__name__}); "
-            "the bundle was altered or another key signed it; do not use it"
-        ) from error

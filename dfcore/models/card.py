@@ -18,6 +18,7 @@ from dfcore.config import Config
 from dfcore.errors import BundleError, ConfigError
 from dfcore.models.build import build_detector
 from dfcore.models.detector import Detector, DetectorConfig
+from dfcore.models.golden import GOLDEN_FILE, check_golden
 from dfcore.models.weights import InitialWeights
 from dfcore.preprocessing import PreprocessingConfig
 
@@ -42,8 +43,8 @@ class DetectorCard(Config):
         preprocessing: how crops were made; serving does the same.
         threshold: score from which an image is called fake.
         calibration: fitted on the validation split.
-        provenance: commit, data digest, recipe, seed, versions, `training_groups`,
-            `initial_weights`.
+        provenance: commit, data digest, recipe, seed, versions, `training_groups` and `validation_groups` (of
+            the detector that it started from too), `initial_weights`.
     """
 
     format_version: Literal[1] = 1
@@ -81,7 +82,8 @@ def load_detector(uri: str | Path, device: str = "cpu", public_key: Path | None 
         public_key: what a bundle's signature must match.
 
     Raises:
-        BundleError: a file is missing, altered, or does not fit the others.
+        BundleError: a file is missing, altered, or does not fit the others; or the golden input of a bundle
+            gets another logit here than where it was built.
     """
     from dfcore.models.bundle import fetch  # here, since storage's clients are slow to import
 
@@ -99,7 +101,10 @@ def load_detector(uri: str | Path, device: str = "cpu", public_key: Path | None 
     detector.threshold = card.threshold
     if "initial_weights" in card.provenance:  # bundles of the first version have none
         detector.initial_weights = InitialWeights.parse(card.provenance["initial_weights"], CARD_FILE)
-    return detector.to(torch.device(device)).eval()
+    detector = detector.to(torch.device(device)).eval()
+    if (folder / GOLDEN_FILE).is_file():  # training outputs have none
+        check_golden(folder / GOLDEN_FILE, detector)
+    return detector
 
 
 def _read_card(path: Path) -> DetectorCard:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dfcore.training.engine import TrainingProgress, train
+from dfcore.training.engine import train
+from dfcore.training.preflight import Preflight, preflight
+from dfcore.training.progress import TrainingProgress
 from dfcore.training.recipe import (
     AugmentationConfig,
     CheckpointConfig,
@@ -10,6 +12,7 @@ from dfcore.training.recipe import (
     OptimiserConfig,
     Recipe,
     ValidationConfig,
+    WeightPerturbation,
 )
 
 __all__ = [
@@ -17,8 +20,11 @@ __all__ = [
     "CheckpointConfig",
     "DataConfig",
     "OptimiserConfig",
+    "Preflight",
     "Recipe",
     "TrainingProgress",
     "ValidationConfig",
+    "WeightPerturbation",
+    "preflight",
     "train",
 ]

@@ -45,5 +45,6 @@ def starting_point(recipe: Recipe, initial: Path | None) -> Detector:
     detector = build_detector(recipe.model.model_copy(update=fresh), seed=recipe.seed)
     detector.load_state_dict(loaded.state_dict())
     detector.initial_weights = InitialWeights.of_file("detector", initial / WEIGHTS_FILE)
+    detector.card = loaded.card  # whose crops these weights have seen, the next ones have seen too
     detector.calibrate(1.0, 0.0)  # training works on raw logits; calibration comes last
     return detector

@@ -22,6 +22,9 @@ __all__ = ["CHECKPOINT_FILE", "TRAINING_FILE", "is_finished", "write_output"]
 CHECKPOINT_FILE = "checkpoint.safetensors"
 TRAINING_FILE = "training.json"
 
+# whose crops moved the weights, and whose chose among them, set the threshold and the calibration
+_GROUPS = ("training_groups", "validation_groups")
+
 
 def is_finished(out: Path, identity: str) -> bool:
     """Whether the same run has already been completed in this folder."""
@@ -60,11 +63,11 @@ def write_output(
             "recipe": summary["recipe"],
             "seed": summary["recipe"]["seed"],
             "versions": versions(),
-            "training_groups": summary["training_groups"],
+            **{key: _all_groups(detector, key, summary[key]) for key in _GROUPS},
         },
     )
     save_detector(out, detector, card)
-    document = {key: value for key, value in summary.items() if key != "training_groups"}
+    document = {key: value for key, value in summary.items() if key not in _GROUPS}
     temporary = out / f".{TRAINING_FILE}.{os.getpid()}"
     with temporary.open("w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=2, allow_nan=False)
@@ -72,3 +75,9 @@ def write_output(
         os.fsync(stream.fileno())
     temporary.replace(out / TRAINING_FILE)
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+
+def _all_groups(detector: Detector, key: str, own: list[str]) -> list[str]:
+    """Return the run's groups and those of the detector that it started from."""
+    before = detector.card.provenance.get(key, []) if detector.card is not None else []
+    return sorted({*own, *before})

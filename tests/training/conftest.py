@@ -16,7 +16,7 @@ SIZE = 32
 MakeStore = Callable[..., CropStore]
 
 
-def _write_store(path: Path, *, labels: tuple[int, ...] = (0, 1), real_share: int = 1) -> CropStore:
+def write_store(path: Path, *, labels: tuple[int, ...] = (0, 1), real_share: int = 1) -> CropStore:
     """A small store: fakes carry a coarse checkerboard; no face has landmarks."""
     rng = np.random.default_rng(0)
     board = ((np.indices((SIZE, SIZE)) // 4).sum(0) % 2 * 60)[..., None]
@@ -38,12 +38,12 @@ def _write_store(path: Path, *, labels: tuple[int, ...] = (0, 1), real_share: in
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> CropStore:
-    return _write_store(tmp_path_factory.mktemp("store") / "crops")
+    return write_store(tmp_path_factory.mktemp("store") / "crops")
 
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    return lambda **options: _write_store(tmp_path / "crops", **options)
+    return lambda **options: write_store(tmp_path / "crops", **options)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ def test_learns_and_writes_a_calibrated_detector(plain: Recipe, store: CropStore
     out = train(plain, store, tmp_path / "out", progress=seen.append, device="cpu")
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state changed"
     assert sorted(path.name for path in out.iterdir()) == [
-        "detector.json", "training.json", "weights.safetensors",
+        "detector.json", "metrics.csv", "training.json", "weights.safetensors",
     ]  # fmt: skip
     detector = load_detector(out)
     crops = store.select(split="val")
@@ -37,6 +38,7 @@ def test_learns_and_writes_a_calibrated_detector(plain: Recipe, store: CropStore
     assert detector.card is not None
     provenance = detector.card.provenance
     assert provenance["training_groups"] == sorted(f"train{i}" for i in range(12))
+    assert provenance["validation_groups"] == sorted(f"val{i}" for i in range(8))
     assert provenance["data_digest"] == store.digest
     assert Recipe.parse(provenance["recipe"]) == plain
     assert detector.card.preprocessing == store.config
@@ -44,7 +46,12 @@ def test_learns_and_writes_a_calibrated_detector(plain: Recipe, store: CropStore
     assert [record["epoch"] for record in records] == list(range(1, 6))
     assert records[-1]["loss"] < records[0]["loss"]
     assert {"val_clean_auc", "val_robust_auc", "images_per_second", "eta_seconds"} <= set(records[0])
-    assert seen[-1].record == records[-1]
+    assert {record["crops"] for record in records} == {36}
+    assert seen[-1].record == seen[-1].latest == records[-1]
+    assert seen[-2].latest == records[-2]
+    assert all(item.loss is not None and item.eta_seconds >= 0 for item in seen)
+    with (out / "metrics.csv").open(newline="") as stream:
+        assert [float(row["loss"]) for row in csv.DictReader(stream)] == [item["loss"] for item in records]
     assert seen[-1].step == seen[-1].steps
     assert [item.step for item in seen if item.record is None] == list(range(1, seen[-1].steps + 1))
 
@@ -59,6 +66,12 @@ def test_adversarial_training_from_a_baseline(
     assert {"clean_loss", "robust_loss"} <= set(document["records"][0])
     best = document["records"][document["best_epoch"] - 1]
     assert best["val_robust_auc"] == max(record["val_robust_auc"] for record in document["records"])
+    card = Path(baseline / "detector.json")
+    text = card.read_text().replace('"train0"', '"elsewhere"')
+    card.write_text(text)
+    again = load_detector(train(recipe, store, tmp_path / "again", initial=baseline, device="cpu"))
+    assert again.card is not None
+    assert {"elsewhere", "train0"} <= set(again.card.provenance["training_groups"])
     with pytest.raises(ConfigError, match="give a baseline"):
         train(recipe, store, tmp_path / "none", device="cpu")
     other = recipe.override(["model.backbone=resnet18"])
@@ -83,14 +96,13 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
     with pytest.raises(Stop):
         train(robust, store, tmp_path / "cut", progress=stop_in_second_epoch, device="cpu")
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
-    with pytest.raises(ConfigError, match="same recipe and data"):
-        train(robust.override(["seed=5"]), store, tmp_path / "cut", device="cpu", resume=True)
+    other = robust.override(["seed=5", "model.backbone=resnet18"])
+    with pytest.raises(ConfigError, match=r"model.backbone 'resnet10t', now 'resnet18'; seed 0, now 5"):
+        train(other, store, tmp_path / "cut", device="cpu", resume=True)
     steps: list[TrainingProgress] = []
     cut = train(robust, store, tmp_path / "cut", progress=steps.append, device="cpu", resume=True)
     assert [item.step for item in steps if item.record is None] == [5, 6]
-    expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+    same_weights(whole, cut)
     again: list[TrainingProgress] = []
     train(robust, store, tmp_path / "cut", progress=again.append, device="cpu", resume=True)
     assert again == [], "a finished run was done again"
@@ -138,11 +150,15 @@ def test_a_run_killed_in_mid_epoch_gives_bit_for_bit_the_same(
     seen: list[TrainingProgress] = []
     train(recipe, store, cut, progress=seen.append, device="cpu", resume=True)
     assert seen[0].step == killed, "it did not go on in mid-epoch"
-    expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, cut))
+    same_weights(whole, cut)
+    assert losses(whole) == losses(cut)
+
+
+def same_weights(first: Path, second: Path) -> None:
+    expected, found = (load_file(folder / "weights.safetensors") for folder in (first, second))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-    assert losses(whole) == losses(cut)
 
 
 def losses(out: Path) -> list[float]:
@@ -162,7 +178,7 @@ def test_checkpoints_come_by_time_and_know_how_crops_were_shuffled(
         train(recipe, store, tmp_path / "out", progress=stop, device="cpu")
     tensors, document = load_checkpoint(tmp_path / "out" / "checkpoint.safetensors")
     assert document["step"] == 2
-    assert "random/generator" in tensors
+    assert "process.0/generator" in tensors
     # where crops lie is no part of the run's identity, but streamed ones come in another order
     with pytest.raises(ConfigError, match=r"set data.residence=memory"):
         train(recipe.override(["data.residence=stream"]), store, tmp_path / "out", device="cpu", resume=True)
@@ -179,6 +195,9 @@ def test_a_loss_that_is_not_finite_is_not_saved(plain: Recipe, store: CropStore,
     path = tmp_path / "out" / "checkpoint.safetensors"
     tensors, _ = load_checkpoint(path)
     assert torch.isfinite(tensors["totals/loss"])
+    batch = load_file(tmp_path / "out" / "bad_batch.safetensors")
+    assert batch["images"].shape == (4, 3, 32, 32)
+    assert all(torch.isfinite(value).all() for name, value in tensors.items() if name.startswith("model/"))
 
 
 def test_trains_on_weighted_methods_and_all_augmentations(
@@ -216,3 +235,21 @@ def test_ignored_initial_weights_are_mentioned(
     with caplog.at_level(logging.WARNING):
         train(recipe, store, tmp_path / "out", initial=tmp_path, device="cpu")
     assert "initial weights ignored" in caplog.text
+
+
+def test_an_early_stop_keeps_the_best_weights_and_says_so(
+    plain: Recipe, store: CropStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # steps too small to move a weight, and no batch statistics: no epoch is better than the first
+    recipe = plain.override([
+        "model.backbone=test_convnext", "optimiser.learning_rate=1e-30", "optimiser.epochs=9",
+        "validation.patience=2",
+    ])  # fmt: skip
+    seen: list[TrainingProgress] = []
+    out = train(recipe, store, tmp_path / "out", progress=seen.append, device="cpu")
+    document = json.loads((out / "training.json").read_text())
+    assert (document["best_epoch"], len(document["records"])) == (1, 3)
+    assert document["stopped"].startswith("early stop: clean validation AUC has not risen for 2 epochs")
+    assert seen[-1].stopped == document["stopped"]
+    assert seen[-1].eta_seconds == 0
+    assert document["stopped"] in caplog.text

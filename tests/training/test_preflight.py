@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dfcore.data import CropStore
+from dfcore.errors import ConfigError
+from dfcore.training import Recipe, preflight, train
+from tests.training.test_engine import same_weights
+
+
+def test_says_what_a_run_will_take(robust: Recipe, store: CropStore, tmp_path: Path) -> None:
+    recipe = robust.override(["optimiser.epochs=200", "optimiser.accumulate=2"])
+    state = torch.get_rng_state()
+    found = preflight(recipe, store, device="cpu", always=True)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random state changed"
+    assert found is not None
+    assert (found.device, found.processes, found.steps) == ("cpu", 1, 600)
+    assert found.total_seconds > 600 * found.step_seconds > 0
+    assert 0 < found.peak_bytes < found.limit_bytes
+    assert "600 steps of" in found.describe()
+    assert found.document()["steps"] == 600
+
+
+def test_a_small_run_is_not_measured(robust: Recipe, store: CropStore) -> None:
+    assert preflight(robust, store, device="cpu") is None
+
+
+def test_training_is_the_same_after_it(robust: Recipe, store: CropStore, tmp_path: Path) -> None:
+    recipe = robust.override(["optimiser.epochs=1"])
+    alone = train(recipe, store, tmp_path / "alone", device="cpu")
+    preflight(recipe, store, device="cpu", always=True)
+    after = train(recipe, store, tmp_path / "after", device="cpu")
+    same_weights(alone, after)
+
+
+@pytest.mark.parametrize("free", [-(2**50), 2**20])
+def test_a_run_that_will_not_fit_is_refused(
+    plain: Recipe, store: CropStore, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """A machine with little memory left; whether it shows by the small step or by the whole one."""
+    # the package's attribute of this name is the function
+    monkeypatch.setattr(sys.modules[preflight.__module__], "free_memory", lambda _device: free)
+    with pytest.raises(ConfigError, match=r"needs about .* GiB; raise optimiser.accumulate .now 1"):
+        preflight(plain.override(["data.batch_size=36"]), store, device="cpu", always=True)
+
+
+def test_settings_are_checked_as_for_training(plain: Recipe, store: CropStore) -> None:
+    recipe = plain.model_copy(update={"initialise_from_baseline": True})
+    with pytest.raises(ConfigError, match="give a baseline"):
+        preflight(recipe, store, device="cpu", always=True)
