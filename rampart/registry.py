@@ -1,7 +1,9 @@
-"""rampart registry publish | promote | rollback | list | show | verify | log."""
+"""rampart registry init | sign | publish | promote | rollback | list | show | verify | log | collect."""
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +21,60 @@ Store = Annotated[
 ]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Version = Annotated[str, typer.Argument(help="A published version.")]
+Target = Annotated[str, typer.Argument(help="A published version, or a channel.")]
 Channel = Annotated[str, typer.Option(help="The channel.")]
 Why = Annotated[str, typer.Option(help="The reason, kept in the audit log.")]
+PublicKey = Annotated[
+    Path,
+    typer.Option(help="Who signed: a PEM public key, PEM certificates, or JSON with identity and issuer."),
+]
+
+_AGE = re.compile(r"(\d+)(m|h|d)")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+@app.command()
+def init(
+    store: Store,
+    keys: Annotated[Path, typer.Option(help="Folder for writer.env and reader.env (mode 0600).")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="A further bucket for pipelines; may be repeated.")
+    ] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Give existing users new keys.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a MinIO's buckets, versioning, lifecycle and users; needs the administrator's keys."""
+    from dfcore.release import provision_minio
+
+    found = provision_minio(store, keys, data or (), rotate=rotate)
+    lines = [f"buckets {', '.join(found.buckets)} at {found.endpoint}"]
+    lines += [f"user {user.name}: {_where(user.keys)}" for user in found.users]
+    emit(_plain(found), as_json, "\n".join(lines))
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    private_key: Annotated[Path | None, typer.Option(help="An offline key: PEM, elliptic curve.")] = None,
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="The key's certificate, then those up to the authority's.")
+    ] = None,
+    sigstore: Annotated[bool, typer.Option("--sigstore", help="Keyless, instead of a key.")] = False,
+    identity_token: Annotated[Path | None, typer.Option(help="File with sigstore's OpenID token.")] = None,
+    trust_config: Annotated[Path | None, typer.Option(help="A private sigstore's configuration.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a bundle again: another key, a certificate, or sigstore; then publish it."""
+    from dfcore.errors import ConfigError
+    from dfcore.release import sign_bundle, sign_with_sigstore
+
+    if (private_key is None) != sigstore or (certificate and private_key is None):
+        raise ConfigError("expected either --private-key (maybe with --certificate) or --sigstore")
+    if private_key is None:
+        path = sign_with_sigstore(bundle, identity_token, trust_config)
+    else:
+        path = sign_bundle(bundle, private_key, certificate or ())
+    emit({"signature": str(path)}, as_json, f"signed: {path}")
 
 
 @app.command()
@@ -28,7 +82,7 @@ def publish(
     name: Name,
     bundle: Annotated[Path, typer.Argument(help="A signed bundle's folder.")],
     store: Store,
-    public_key: Annotated[Path, typer.Option(help="What the bundle was signed with.")],
+    public_key: PublicKey,
     why: Why = "published by hand",
     as_json: Json = False,
 ) -> None:
@@ -44,10 +98,13 @@ def promote(
     store: Store,
     why: Why,
     channel: Channel = "production",
+    if_current: Annotated[
+        str | None, typer.Option(help="Only if the channel still points at this version.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Point a channel at a version."""
-    _open(store).promote(name, version, channel, who=_who(), why=why)
+    _open(store).promote(name, version, channel, who=_who(), why=why, current=if_current)
     emit(
         {"name": name, "version": version, "channel": channel}, as_json, f"{name}@{channel} is now {version}"
     )
@@ -74,15 +131,23 @@ def list_(
 
 
 @app.command()
-def show(name: Name, version: Version, store: Store, as_json: Json = False) -> None:
+def show(name: Name, version: Target, store: Store, as_json: Json = False) -> None:
     """Show a version's manifest."""
     emit(_plain(_open(store).show(name, version)), as_json)
 
 
 @app.command()
-def verify(name: Name, version: Version, store: Store, as_json: Json = False) -> None:
+def verify(
+    name: Name,
+    version: Target,
+    store: Store,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Who must have signed it; default: whom the registry trusts.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check a version's signature and every file's digest; exit code 1 if one does not hold."""
-    _open(store).verify(name, version)
+    _open(store).verify(name, version, public_key)
     emit({"name": name, "version": version, "valid": True}, as_json, f"{name} {version} is whole and signed")
 
 
@@ -92,10 +157,40 @@ def log(name: Name, store: Store, as_json: Json = False) -> None:
     emit(_plain(_open(store).log(name)), as_json)
 
 
+@app.command()
+def collect(
+    store: Store,
+    older_than: Annotated[str, typer.Option(help="What is younger stays: 90m, 24h, 7d.")] = "24h",
+    name: Annotated[str | None, typer.Option(help="One model; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove versions that neither a channel nor the log names, and unfinished uploads."""
+    found = _open(store).collect(_age(older_than), name=name, dry_run=dry_run)
+    lines = [f"{item.kind} {item.what}, {item.bytes} bytes, of {item.modified:%F %R}" for item in found]
+    done = "would remove" if dry_run else "removed"
+    emit(_plain(found), as_json, "\n".join([f"{done} {len(found)}", *lines]))
+
+
 def _open(store: str) -> Registry:
     from dfcore.release import Registry
 
     return Registry(store)
+
+
+def _age(text: str) -> timedelta:
+    from dfcore.errors import ConfigError
+
+    found = _AGE.fullmatch(text)
+    if not found:
+        raise ConfigError(f"expected an age such as 90m, 24h or 7d, got {text!r}")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _where(keys: Path | None) -> str:
+    return (
+        "was there, its keys are unchanged (--rotate makes new ones)" if keys is None else f"keys in {keys}"
+    )
 
 
 def _who() -> str:

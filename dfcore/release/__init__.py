@@ -2,15 +2,21 @@
 
 from dfcore.models.bundle import fetch, verify_bundle
 from dfcore.release.advice import advise
-from dfcore.release.bundle import build_bundle, ensure_key, sign_bundle
+from dfcore.release.audit import Event
+from dfcore.release.bundle import build_bundle
+from dfcore.release.collect import Garbage
 from dfcore.release.gate import Decision, Rule, check_gate
 from dfcore.release.policy import GatePolicy, load_policy
-from dfcore.release.registry import Event, Registry, Version
+from dfcore.release.provision import Provisioned, provision_minio
+from dfcore.release.registry import Registry, Version
+from dfcore.release.signing import ensure_key, sign_bundle, sign_with_sigstore
 
 __all__ = [
     "Decision",
     "Event",
+    "Garbage",
     "GatePolicy",
+    "Provisioned",
     "Registry",
     "Rule",
     "Version",
@@ -20,6 +26,8 @@ __all__ = [
     "ensure_key",
     "fetch",
     "load_policy",
+    "provision_minio",
     "sign_bundle",
+    "sign_with_sigstore",
     "verify_bundle",
 ]

@@ -13,15 +13,20 @@ from dfcore.errors import BundleError, ConfigError, DataError, WorkFailed
 from dfcore.evaluation.evaluate import detector_digest
 from dfcore.models import load_detector
 from dfcore.models.bundle import CARD, MANIFEST, SIGNATURE, list_files
+from dfcore.models.golden import GOLDEN_FILE, write_golden
 from dfcore.provenance import sha256_file
 from dfcore.release.card import write_card
 from dfcore.release.gate import Decision
 from dfcore.release.measured import EVIDENCE, SAMPLES, read_measured
+from dfcore.release.ml_bom import write_ml_bom
 from dfcore.storage import write_atomic
+from dfcore.storage.base import check_key
 
-__all__ = ["build_bundle", "ensure_key", "sign_bundle"]
+__all__ = ["build_bundle"]
 
 WEIGHTS = "weights.safetensors"
+BOM = "bom.cdx.json"
+_MADE = {GOLDEN_FILE, BOM, MANIFEST, SIGNATURE, "MODEL_CARD.md", "reference.json"}
 
 
 def build_bundle(
@@ -31,8 +36,11 @@ def build_bundle(
     decision: Path,
     report: Path | None,
     reference: Mapping[str, Any],
+    extra: Mapping[str, Path] | None = None,
 ) -> Path:
     """Collect a release in a folder; sign it with `sign_bundle` afterwards.
+
+    The same inputs give the same bytes, dates included: they are the evidence's and the decision's.
 
     Args:
         out: the folder to make; an older bundle there is replaced.
@@ -42,13 +50,15 @@ def build_bundle(
         decision: the gate's decision as JSON.
         report: the HTML report, if one was written.
         reference: what drift is measured against.
+        extra: further files by their name in the bundle, such as an engine's export.
 
     Returns:
         `out`.
 
     Raises:
         BundleError: the gate said no, or judged other evidence than this.
-        ConfigError: the decision can't be read, or `out` is a folder of something else.
+        ConfigError: the decision can't be read, `out` is a folder of something else, or an extra file has
+            the name of a part.
         DataError: a part is missing.
     """
     verdict = Decision.load(decision)
@@ -64,19 +74,30 @@ def build_bundle(
         parts[SAMPLES] = measured.folder / SAMPLES
     if report is not None:
         parts["report.html"] = report
+    parts = _add(parts, extra or {})
     _check_parts(out, parts)
-    if detector_digest(load_detector(checkpoint)) != measured.model.digest:
+    detector = load_detector(checkpoint)
+    if detector_digest(detector) != measured.model.digest:
         raise BundleError(f"{evidence} measured other weights than {checkpoint}; evaluate this detector")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as name:
         folder = Path(name) / "bundle"
         _fill(folder, parts, reference)
+        write_golden(folder / GOLDEN_FILE, detector)
         write_card(folder / "MODEL_CARD.md", measured, verdict, folder / CARD)
+        write_ml_bom(folder / BOM, measured, verdict, folder)
         _write_manifest(folder)
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
     return out
+
+
+def _add(parts: Mapping[str, Path], extra: Mapping[str, Path]) -> dict[str, Path]:
+    for name in map(check_key, extra):
+        if name in _MADE | set(parts):
+            raise ConfigError(f"expected another name for the extra file {name}: the bundle has one already")
+    return {**parts, **extra}
 
 
 def _check_parts(out: Path, parts: Mapping[str, Path]) -> None:
@@ -93,6 +114,7 @@ def _fill(folder: Path, parts: Mapping[str, Path], reference: Mapping[str, Any])
     try:
         folder.mkdir()
         for name, source in parts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
         text = json.dumps(dict(reference), indent=2, sort_keys=True, allow_nan=False)
     except OSError as error:
@@ -112,82 +134,3 @@ def _write_manifest(folder: Path) -> None:
     }
     text = json.dumps({"format_version": 1, "files": files}, indent=2, sort_keys=True)
     write_atomic(folder / MANIFEST, f"{text}\n".encode())
-
-
-def sign_bundle(folder: Path, private_key: Path) -> Path:
-    """Sign every file of a bundle, the manifest among them, with an offline key.
-
-    Args:
-        folder: a bundle with its manifest.
-        private_key: PEM, elliptic curve; see `ensure_key`.
-
-    Returns:
-        The path of signature.json.
-
-    Raises:
-        BundleError: there is no manifest.
-        ConfigError: the key can't be read.
-    """
-    from model_signing import hashing, signing  # 1.5 seconds of import
-
-    if MANIFEST not in list_files(folder):
-        raise BundleError(f"expected {MANIFEST} in {folder}, found none; build the bundle first")
-    try:
-        config = signing.Config()  # type: ignore[no-untyped-call]  # the library leaves it bare
-        signer = config.use_elliptic_key_signer(private_key=private_key)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"expected a PEM private key at {private_key}, got: {error}") from error
-    ours = hashing.Config()  # type: ignore[no-untyped-call]  # the library leaves it bare
-    ours.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    with tempfile.TemporaryDirectory(prefix="rampart-signature-") as name:
-        staged = Path(name) / SIGNATURE
-        signer.set_hashing_config(ours).sign(folder, staged)
-        write_atomic(folder / SIGNATURE, staged.read_bytes())
-    return folder / SIGNATURE
-
-
-def ensure_key(path: Path) -> Path:
-    """Make an elliptic-curve key pair on first use: `path` (mode 0600) and the same name with .pub.
-
-    Returns:
-        The path of the public key.
-
-    Raises:
-        ConfigError: what is at `path` is no private key.
-    """
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    if path.suffix == ".pub":
-        raise ConfigError(
-            f"expected the path of a private key, got {path}; the public one is written beside it"
-        )
-    public = path.with_suffix(".pub")
-    if not path.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        _create(path, pem)
-    try:
-        known = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"expected a PEM private key at {path}, got: {error}") from error
-    pem = known.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    if not public.exists() or public.read_bytes() != pem:
-        write_atomic(public, pem)
-    return public
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Write a secret file whole unless another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".key-", dir=path.parent) as name:
-        staged = Path(name) / "key"
-        write_atomic(staged, data, mode=0o600)
-        try:
-            path.hardlink_to(staged)
-        except FileExistsError:
-            return  # the other process's key is as good

@@ -15,8 +15,9 @@ from tests.release.conftest import make_bundle
 from tests.release.evidence import edit, write_evaluation
 
 FILES = {
-    "MODEL_CARD.md", "decision.json", "detector.json", "evidence.json", "manifest.json", "reference.json",
-    "report.html", "samples.parquet", "signature.json", "weights.safetensors",
+    "MODEL_CARD.md", "bom.cdx.json", "decision.json", "detector.json", "evidence.json", "golden.safetensors",
+    "manifest.json", "reference.json", "report.html", "samples.parquet", "signature.json",
+    "weights.safetensors",
 }  # fmt: skip
 
 
@@ -39,9 +40,56 @@ def test_a_bundle_is_whole_signed_and_loads(bundle: Path, public_key: Path) -> N
     assert load_detector(bundle, public_key=public_key).threshold == 0.5
 
 
-def test_the_same_inputs_give_the_same_manifest(tmp_path: Path, parts: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, parts: Path) -> None:
     one, two = make_bundle(tmp_path / "one", parts), make_bundle(tmp_path / "two", parts)
-    assert (one / "manifest.json").read_bytes() == (two / "manifest.json").read_bytes()
+    for name in FILES - {"signature.json"}:  # ECDSA draws a random number for each signature
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_other_people_s_files_go_along(tmp_path: Path, parts: Path, public_key: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"export")
+
+    def build(name: str) -> Path:
+        return build_bundle(
+            tmp_path / "out", parts / "checkpoint", parts / "evaluation", parts / "decision.json", None, {},
+            {name: tmp_path / "x.onnx"},
+        )  # fmt: skip
+
+    folder = build("engines/x.onnx")
+    sign_bundle(folder, parts / "keys/rampart.key")
+    verify_bundle(folder, public_key)
+    assert "engines/x.onnx" in json.loads((folder / "manifest.json").read_text())["files"]
+    for name in ("weights.safetensors", "manifest.json", "bom.cdx.json"):
+        with pytest.raises(ConfigError, match="expected another name for the extra file"):
+            build(name)
+    with pytest.raises(ConfigError, match="expected a key such as"):
+        build("../x")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_nothing_is_deserialised_of_an_altered_bundle(
+    bundle: Path, public_key: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a file was read before the bundle was verified")
+
+    monkeypatch.setattr("dfcore.models.card._read_card", never)
+    monkeypatch.setattr("dfcore.models.card.load_file", never)
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"does not hold|does not fit the key|is altered"):
+        load_detector(bundle, public_key=public_key)
+
+
+def test_a_manifest_that_points_outside_is_refused(bundle: Path, parts: Path, public_key: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in ("../outside", "/etc/hostname", "a/../../outside"):
+        manifest["files"] = {**manifest["files"], name: {"sha256": "0" * 64, "bytes": 1}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    sign_bundle(bundle, parts / "keys/rampart.key")
+    with pytest.raises(BundleError, match=r"missing \.\./outside, /etc/hostname"):
+        load_detector(bundle, public_key=public_key)
 
 
 def test_the_card_states_every_claim_with_its_attack(bundle: Path) -> None:
