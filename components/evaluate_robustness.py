@@ -14,6 +14,7 @@ def evaluate_robustness(  # noqa: PLR0913  # KFP: inputs, outputs and settings i
     name: str,
     evidence: dsl.Output[dsl.Artifact],
     cross_store: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045  # KFP reads it
+    surrogate: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045  # KFP reads it
     suite: str = "quick",
     frames_per_video: int = 4,
     seed: int = 0,
@@ -23,10 +24,12 @@ def evaluate_robustness(  # noqa: PLR0913  # KFP: inputs, outputs and settings i
 
     Args:
         model: the detector's folder.
-        store: the crop store that it was trained on (only the test split is read).
+        store: the crop store that it was trained on: its test split is evaluated on, and learned attacks are
+            fitted on its train split.
         name: what this detector is called in the evidence.
-        evidence: evidence.json, samples.parquet.
+        evidence: evidence.json, samples.parquet, and the cache that a broken-off run goes on from.
         cross_store: a crop store of another data set.
+        surrogate: another detector, for transferred attacks.
         suite: which scenarios.
         frames_per_video: at most this many crops of each video.
         seed: of the attacks' random starts.
@@ -37,23 +40,34 @@ def evaluate_robustness(  # noqa: PLR0913  # KFP: inputs, outputs and settings i
 
     from components.progress import counter, say
     from components.reuse import code_digest, folder_digest, reuse
-    from components.stores import test_crops
-    from dfcore.evaluation import evaluate
+    from dfcore.data import CropStore
+    from dfcore.evaluation import check_unseen, evaluate, get_suite, read_corpus
     from dfcore.models import load_detector
 
     step = f"evaluate {name}"
-    stores = [Path(item.path) for item in (store, cross_store) if item]
-    corpora, digests = test_crops(stores, frames_per_video)
-    say(step, ", ".join(f"{corpus}: {len(crops)} crops" for corpus, crops in corpora.items()))
+    scenarios = get_suite(suite)
+    stores = [CropStore.open(Path(item.path)) for item in (store, cross_store) if item]
+    corpora = {
+        str(one.index["dataset"][0].as_py()): read_corpus(one, max_frames_per_video=frames_per_video)
+        for one in stores
+    }
+    say(step, ", ".join(f"{corpus}: {len(part.crops)} crops" for corpus, part in corpora.items()))
+    detector = load_detector(model.path)
+    check_unseen(detector, corpora)
+    learned = any(scenario.needs_training for scenario in scenarios)
 
     def work(out: Path) -> None:
+        training = stores[0].select(split="train", max_frames_per_video=1) if learned else None
         evaluate(
-            load_detector(model.path), corpora, suite=suite, name=name, out=out, seed=seed,
-            progress=counter(step, "attack steps"), device="auto",
+            detector, corpora, suite=suite, name=name, out=out, seed=seed, training=training,
+            surrogates=[load_detector(surrogate.path)] if surrogate else (),
+            cache=out / "cache", progress=counter(step, "attack steps"), device="auto",
         )  # fmt: skip
 
     code = ("evaluation", "explain", "attacks", "models", "data", "preprocessing", "shapes", "config")
-    inputs: dict[str, Any] = {"model": folder_digest(Path(model.path)), "stores": digests, "name": name}
-    inputs |= {"suite": suite, "frames": frames_per_video, "seed": seed, "code": code_digest(code)}
-    reused = reuse("evaluate", inputs, cache=cache, out=Path(evidence.path), work=work)
+    inputs: dict[str, Any] = {"model": folder_digest(Path(model.path)), "stores": [s.digest for s in stores]}
+    inputs |= {"suite": suite, "frames": frames_per_video, "seed": seed, "name": name}
+    inputs |= {"other": folder_digest(Path(surrogate.path)) if surrogate else None, "code": code_digest(code)}
+    kept = Path(evidence.path)
+    reused = reuse("evaluate", inputs, cache=cache, out=kept, work=work, resumable=True)
     say(step, "reused: model, crops and code are unchanged" if reused else "done")

@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 def write_release_report(
     path: Path, candidates: Mapping[str, Candidate], corpora: "Mapping[str, Crops]"
 ) -> Path:
-    """Write the HTML report with attacked faces of the first corpus.
+    """Write the HTML report with attacked faces of the first corpus, ROC curves and the gate's advice.
 
     Args:
         path: the HTML file.
@@ -45,7 +45,7 @@ def write_release_report(
     """
     from dfcore.evaluation import Evidence, collect_pictures, write_report
     from dfcore.models import load_detector
-    from dfcore.release import Decision
+    from dfcore.release import Decision, advise
 
     detectors = {name: load_detector(one.model) for name, one in candidates.items()}
     corpus, crops = next(iter(corpora.items()))
@@ -55,8 +55,15 @@ def write_release_report(
         name: Decision.model_validate_json((one.decision / "decision.json").read_text(encoding="utf-8"))
         for name, one in candidates.items() if one.decision is not None
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_report(path, evidences, decisions, pictures)
+    return write_report(
+        path, evidences, decisions, pictures,
+        advice={name: advise(decision) for name, decision in decisions.items()},
+        # a bundle may be without its samples
+        scores={
+            name: one.evidence for name, one in candidates.items()
+            if (one.evidence / "samples.parquet").is_file()
+        },
+    )  # fmt: skip
 
 
 def current_bundle(address: Address) -> Path | None:

@@ -12,7 +12,20 @@ import sys
 import typer
 
 from dfcore.errors import RampartError
-from rampart import attack, data, demo, evaluate, gate, models, pipeline, predict, registry, serve, train
+from rampart import (
+    attack,
+    data,
+    demo,
+    evaluate,
+    gate,
+    models,
+    monitor,
+    pipeline,
+    predict,
+    registry,
+    serve,
+    train,
+)
 
 __all__ = ["app", "run"]
 
@@ -33,6 +46,7 @@ app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
 

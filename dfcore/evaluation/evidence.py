@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from dfcore.config import Config
 from dfcore.errors import CheckFailed
-from dfcore.evaluation.scenarios import ThreatModel
+from dfcore.evaluation.scenarios import Scenario, ThreatModel
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -22,7 +22,7 @@ __all__ = [
     "schema_text",
 ]
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class Interval(Config):
@@ -49,12 +49,14 @@ class ScenarioResult(Config):
         scenario: its name in the suite.
         role: "guard" results check the evaluation on a sample and are no figures about the model.
         corpus: its name.
-        slice: "all" (crops), "video" (mean score of each video), "method=…", "compression=…".
+        slice: "all" (crops), "video" (mean score of each video), "video_median", "method=…", "compression=…",
+            "face_size=…", "sharpness=…", "blockiness=…".
         threat_model: what the figures hold against.
         n: crops, or videos for the slice "video".
         videos: how many videos were resampled for the intervals.
-        attacked: crops attacked at this epsilon; the others carry a smaller ball's perturbation, because no
-            decision and no ranking of theirs could get worse (ece and brier are the smaller ball's).
+        attacked: crops that this scenario's own attack was run on; the others carry what a scenario that it
+            builds on reached, because no decision and no ranking of theirs could get worse (ece and brier are
+            then that scenario's) or, where the scenario's `again` is "standing", because they are wrong.
         metrics: by name; `_8_bit` ones after rounding the attacked pixels to 8 bits.
     """
 
@@ -84,12 +86,16 @@ class Evidence(Config):
     """Everything that an evaluation found.
 
     Attributes:
-        schema_version: of this document.
+        schema_version: of this document; 1 had no `scenarios`, `fitted_on`, `surrogates` and `identity`.
         model: what was measured.
         suite: name of the scenarios, "custom" for a list that somebody gave.
         seed: of noise, random starts and resampling.
         resamples: behind each interval.
         corpora: content digest of the crops, by corpus.
+        scenarios: everything that each was run with, by name: attack, channel, what it builds on.
+        fitted_on: digest of the crops that learned attacks were fitted on, where there were any.
+        surrogates: digests of the detectors that transferred attacks were made on.
+        identity: digest of all that the figures depend on, the code included; equal ones are one evaluation.
         results: every figure.
         guards: what must hold for the figures to count.
         valid: all guards passed.
@@ -99,12 +105,16 @@ class Evidence(Config):
         seconds: how long it took.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     model: ModelIdentity
     suite: str
     seed: int
     resamples: int
     corpora: dict[str, str]
+    scenarios: dict[str, Scenario] = Field(default_factory=dict)
+    fitted_on: str | None = None
+    surrogates: list[str] = Field(default_factory=list)
+    identity: str | None = None
     results: list[ScenarioResult]
     guards: list[GuardResult] = Field(min_length=1)
     valid: bool

@@ -1,84 +1,140 @@
-"""Figures of the report, as text that goes into the page: SVG curves and PNG data addresses."""
+"""Figures of the report, as text that goes into the page: SVG charts and image data addresses.
+
+The charts carry classes, no inline styles, so that the page's content security policy can forbid those.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from dfcore.evaluation.evidence import Evidence, Interval
+from dfcore.explain import cam_overlay
 
-__all__ = ["amplified_png", "cam_png", "face_png", "robustness_svg"]
+__all__ = ["SERIES", "Axis", "Line", "amplified_png", "cam_jpeg", "chart_svg", "face_png", "key_svg"]
 
-# colour-blind safe, in the order of the models
-_COLOURS = ("#b3401f", "#1f5fa8", "#2f7d4f", "#7a4fa3")
-_MARKERS = ("o", "s", "^", "D")
-_INK = "#1c2430"
+SERIES = 6
+"""How many looks the page's style has; models beyond repeat them in their order."""
+
 Pixels = NDArray[np.float32]
+_WIDTH, _HEIGHT = 360, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 348, 12, 206
+_MARKERS = (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z",
+    "M-3.6,-3.6H3.6V3.6H-3.6Z",
+    "M0,-4.6L4.4,3.4H-4.4Z",
+    "M0,-4.8L4.8,0L0,4.8L-4.8,0Z",
+    "M0,4.6L4.4,-3.4H-4.4Z",
+    "M-4.2,-1.5H-1.5V-4.2H1.5V-1.5H4.2V1.5H1.5V4.2H-1.5V1.5H-4.2Z",
+)
 
 
-def robustness_svg(evidences: Mapping[str, Evidence], corpus: str, metric: str, label: str) -> str:
-    """Draw a metric over epsilon with its intervals, a line for each model; epsilon 0 is the clean figure."""
-    figure = Figure(figsize=(5.0, 3.1), layout="constrained")
-    axes = figure.subplots()
-    for place, (name, evidence) in enumerate(evidences.items()):
-        points = _curve(evidence, corpus, metric)
-        if not points:
-            continue
-        levels = [level for level, _ in points]
-        values = np.array([interval.value for _, interval in points])
-        # a percentile interval need not contain the figure; a bar can't be negative
-        below = np.maximum(0, values - [interval.low for _, interval in points])
-        above = np.maximum(0, [interval.high for _, interval in points] - values)
-        colour, marker = _COLOURS[place % 4], _MARKERS[place % 4]
-        axes.errorbar(
-            levels, values, yerr=np.stack([below, above]), label=name, color=colour, marker=marker,
-            markersize=5, capsize=3, linewidth=1.8,
-        )  # fmt: skip
-        axes.set_xticks(sorted({*axes.get_xticks().tolist(), *levels} & set(levels)))
-    if metric == "auc":
-        axes.axhline(0.5, color="#8a93a0", linewidth=0.8, linestyle=":")
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("epsilon, in 255ths (PGD)", color=_INK)
-    axes.set_ylabel(label, color=_INK)
-    axes.grid(visible=True, axis="y", color="#e4e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="upper right")
-    return _svg(figure)
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        series: place of its model, which decides colour and marker.
+        points: (x, y) in order of x; y in [0, 1].
+        bars: (low, high) of each point's interval; empty for none.
+        dashed: for a second line of the same model.
+        marked: whether its points have markers.
+    """
+
+    series: int
+    points: Sequence[tuple[float, float]]
+    bars: Sequence[tuple[float, float]] = ()
+    dashed: bool = False
+    marked: bool = True
 
 
-def _curve(evidence: Evidence, corpus: str, metric: str) -> list[tuple[float, Interval]]:
-    points = []
-    for result in evidence.results:
-        model = result.threat_model
-        searched = model.knowledge == "white-box" and (model.steps or 0) > 1
-        if result.corpus != corpus or result.slice != "all" or result.role != "report":
-            continue
-        if metric in result.metrics and (searched or result.scenario == "clean"):
-            points.append((round((model.epsilon or 0.0) * 255, 3), result.metrics[metric]))
-    return sorted(points, key=lambda point: point[0])
+@dataclass(frozen=True)
+class Axis:
+    """A chart's x axis, from 0 to the last tick."""
+
+    label: str
+    ticks: Sequence[float]
 
 
-def _svg(figure: Figure) -> str:
-    stream = io.StringIO()
-    # fixed salt and no date: the same evidence gives the same bytes; text stays text
-    with mpl.rc_context({"svg.hashsalt": "rampart", "svg.fonttype": "none", "font.size": 10}):
-        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+def chart_svg(
+    title: str, lines: Sequence[Line], axis: Axis, y_label: str, *, diagonal: bool = False
+) -> Markup:
+    """Draw lines over [0, last tick] x [0, 1].
+
+    Args:
+        title: what a screen reader says.
+        lines: drawn in their order; lines at one x stand a little apart.
+        axis: of x.
+        y_label: of y.
+        diagonal: draw guessing as the diagonal (ROC) rather than as the middle.
+    """
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"><title>{escape(title)}</title>']
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        y = _y(tick)
+        parts.append(f'<path class="grid" d="M{_LEFT},{y}H{_RIGHT}"/>')
+        parts.append(f'<text class="tick end" x="{_LEFT - 6}" y="{y + 4:g}">{tick:g}</text>')
+    end = max(axis.ticks) or 1
+    parts += [
+        f'<text class="tick mid" x="{_x(tick, end)}" y="{_BOTTOM + 17}">{tick:g}</text>'
+        f'<path class="grid" d="M{_x(tick, end)},{_BOTTOM}v4"/>'
+        for tick in axis.ticks
+    ]
+    guess = f"M{_LEFT},{_BOTTOM}L{_RIGHT},{_TOP}" if diagonal else f"M{_LEFT},{_y(0.5)}H{_RIGHT}"
+    parts.append(f'<path class="guess" d="{guess}"/>')
+    parts += [_draw(line, end, _shift(place, lines)) for place, line in enumerate(lines)]
+    parts.append(
+        f'<text class="label mid" x="{(_LEFT + _RIGHT) / 2:g}" y="{_HEIGHT - 8}">{escape(axis.label)}</text>'
+        f'<text class="label mid" transform="translate(14 {(_TOP + _BOTTOM) / 2:g}) rotate(-90)">'
+        f"{escape(y_label)}</text></svg>"
+    )
+    return Markup("".join(parts))  # noqa: S704  # numbers, and titles that are escaped above
+
+
+def _shift(place: int, lines: Sequence[Line]) -> float:
+    """Return how far a line with intervals stands aside, so that bars at one x do not cover each other."""
+    return 2.5 * (place - (len(lines) - 1) / 2) if len(lines) <= SERIES and lines[place].bars else 0.0
+
+
+def _draw(line: Line, end: float, shift: float) -> str:
+    places = [(round(_x(x, end) + shift, 1), _y(y)) for x, y in line.points]
+    parts = [f'<g class="s{line.series % SERIES}">']
+    for (x, _), (low, high) in zip(places, line.bars, strict=False):
+        top, foot = _y(high), _y(low)
+        parts.append(f'<path class="bar" d="M{x},{top}V{foot}M{x - 3:g},{top}h6M{x - 3:g},{foot}h6"/>')
+    way = "L".join(f"{x:g},{y:g}" for x, y in places)
+    parts.append(f'<path class="line{" dashed" if line.dashed else ""}" d="M{way}"/>')
+    if line.marked:
+        marker = _MARKERS[line.series % SERIES]
+        parts += [f'<path class="dot" transform="translate({x:g} {y:g})" d="{marker}"/>' for x, y in places]
+    return "".join([*parts, "</g>"])
+
+
+def _x(value: float, end: float) -> float:
+    return round(_LEFT + (_RIGHT - _LEFT) * value / end, 1)
+
+
+def _y(value: float) -> float:
+    return round(_BOTTOM - (_BOTTOM - _TOP) * min(1.0, max(0.0, value)), 1)
+
+
+def key_svg(series: int, *, dashed: bool = False) -> Markup:
+    """Draw a line's entry in a legend."""
+    line = f'<path class="line{" dashed" if dashed else ""}" d="M0,6H30"/>'
+    marker = f'<path class="dot" transform="translate(15 6)" d="{_MARKERS[series % SERIES]}"/>'
+    text = f'<svg class="key s{series % SERIES}" viewBox="0 0 30 12" aria-hidden="true">{line}{marker}</svg>'
+    return Markup(text)  # noqa: S704  # a number
 
 
 def face_png(pixels: Pixels) -> str:
     """Return (H, W, 3) pixels in [0, 1] as a data address, pixel for pixel."""
     stream = io.BytesIO()
-    Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG")
+    _image(pixels).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
@@ -87,8 +143,12 @@ def amplified_png(clean: Pixels, attacked: Pixels, epsilon: float) -> str:
     return face_png(np.asarray(0.5 + (attacked - clean) / (2 * max(epsilon, 1e-6)), dtype=np.float32))
 
 
-def cam_png(pixels: Pixels, cam: Pixels) -> str:
-    """Return the face with its CAM laid over it."""
-    heat = mpl.colormaps["inferno"](cam)[..., :3].astype(np.float32)
-    share = (0.25 + 0.45 * cam)[..., None]
-    return face_png(np.asarray((1 - share) * pixels + share * heat, dtype=np.float32))
+def cam_jpeg(pixels: Pixels, cam: Pixels) -> str:
+    """Return the face with its CAM laid over it as a data address; a heat map need not be pixel for pixel."""
+    stream = io.BytesIO()
+    _image(cam_overlay(pixels, cam)).save(stream, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))

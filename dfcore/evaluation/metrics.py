@@ -2,13 +2,14 @@
 
 Every metric is computed for many weightings of the crops at once: one row of ones gives the figure itself,
 one row for each resample gives its interval. real = 0, fake = 1, score = P(fake); score >= threshold is
-fake.
+fake. docs/metrics.md says where each definition is from.
 
 Definitions:
     auc                 P(score of a fake > score of a real), ties count one half
     average_precision   sum over thresholds of (recall step) x precision, no interpolation
     eer                 (FPR + FNR) / 2 at the threshold of least |FPR - FNR|
     tpr_at_1_fpr        the largest TPR among thresholds with FPR <= 1 %
+    tpr_at_0_1_fpr      the same with FPR <= 0.1 %; below 1,000 reals that is: no real called fake
     accuracy, macro_f1  at the deployed threshold; F1 averaged over the two classes
     fake_as_real        share of fakes called real: attack success in the direction an attacker wants
     real_as_fake        share of reals called fake: the other direction
@@ -38,14 +39,16 @@ __all__ = [
     "eer",
     "macro_f1",
     "measure",
+    "measure_mean",
     "paired_difference",
     "scores_from_logits",
     "tpr_at_fpr",
-    "video_scores",
 ]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+# what names a video: its identifier, or its number
+Keys = NDArray[np.str_] | NDArray[np.int64]
 # 2**22 weights (32 MiB) at a time keep the resamples of a large corpus within the cache's reach.
 _CHUNK = 2**22
 _BINS = 15
@@ -163,13 +166,14 @@ def _all(scores: Floats, labels: Integers, threshold: float, weights: Floats) ->
         found["average_precision"] = _average_precision(ranking)
         found["eer"] = _eer(ranking)
         found["tpr_at_1_fpr"] = _tpr_at_fpr(ranking, 0.01)
+        found["tpr_at_0_1_fpr"] = _tpr_at_fpr(ranking, 0.001)
         found["macro_f1"] = _macro_f1(called, labels, weights)
-    return found
+    return {name: found[name] for name in METRICS if name in found}
 
 
 METRICS = (
-    "auc", "accuracy", "macro_f1", "average_precision", "eer", "tpr_at_1_fpr", "fake_as_real", "real_as_fake",
-    "ece", "brier",
+    "auc", "accuracy", "macro_f1", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_0_1_fpr",
+    "fake_as_real", "real_as_fake", "ece", "brier",
 )  # fmt: skip
 
 
@@ -248,29 +252,7 @@ def brier(scores: Floats, labels: Integers) -> float:
     return float(((scores - labels) ** 2).mean())
 
 
-def video_scores(
-    scores: Floats, labels: Integers, video_ids: NDArray[np.str_]
-) -> tuple[Floats, Integers, NDArray[np.str_]]:
-    """Aggregate crops to videos: the mean score of each video.
-
-    Returns:
-        scores (v,), labels (v,), video identifiers (v,), sorted by identifier.
-
-    Raises:
-        ShapeError: a video whose crops carry different labels.
-    """
-    names, first, index = np.unique(video_ids, return_index=True, return_inverse=True)
-    if bool((labels != labels[first][index]).any()):
-        raise ShapeError(
-            "expected one label for each video, got a video with both; check the video identifiers"
-        )
-    means = np.bincount(index, weights=scores) / np.bincount(index)
-    return np.clip(means, 0.0, 1.0), labels[first], names
-
-
-def _resample(
-    labels: Integers, video_ids: NDArray[np.str_], resamples: int, seed: int
-) -> tuple[Integers, Integers]:
+def _resample(labels: Integers, video_ids: Keys, resamples: int, seed: int) -> tuple[Integers, Integers]:
     """Draw how often each video appears in each resample; classes are resampled apart, so both are there.
 
     Returns:
@@ -290,7 +272,7 @@ def _resample(
 def _bootstrap(
     function: Callable[[Floats], dict[str, Floats]],
     labels: Integers,
-    video_ids: NDArray[np.str_],
+    video_ids: Keys,
     resamples: int,
     seed: int,
 ) -> dict[str, Estimate]:
@@ -299,7 +281,7 @@ def _bootstrap(
     rows = max(1, _CHUNK // len(labels))
     parts = [function(counts[i : i + rows][:, index].astype(np.float64)) for i in range(0, resamples, rows)]
     found = {}
-    for name in (name for name in METRICS if name in values):
+    for name in values:
         drawn = np.concatenate([part[name] for part in parts])
         low, high = np.quantile(drawn, (0.025, 0.975))
         found[name] = Estimate(values[name], float(low), float(high))
@@ -309,7 +291,7 @@ def _bootstrap(
 def measure(
     scores: Floats,
     labels: Integers,
-    video_ids: NDArray[np.str_],
+    video_ids: Keys,
     *,
     threshold: float,
     resamples: int = 500,
@@ -337,11 +319,34 @@ def measure(
     )
 
 
+def measure_mean(
+    values: NDArray[np.floating],
+    labels: Integers,
+    video_ids: Keys,
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Estimate:
+    """Return the mean of a value of each crop (n,), with its 95 % interval over resampled videos.
+
+    Raises:
+        ShapeError: values that are no numbers, or as many as there are not labels.
+    """
+    if values.shape != labels.shape or not len(values) or not bool(np.isfinite(values).all()):
+        raise ShapeError(f"expected a finite value for each of {len(labels)} crops, got {values.shape}")
+    column = values.astype(np.float64)
+    found = _bootstrap(
+        lambda weights: {"mean": np.asarray((weights @ column) / weights.sum(axis=1))},
+        labels, video_ids, resamples, seed,
+    )  # fmt: skip
+    return found["mean"]
+
+
 def paired_difference(
     candidate: tuple[Floats, float],
     reference: tuple[Floats, float],
     labels: Integers,
-    video_ids: NDArray[np.str_],
+    video_ids: Keys,
     *,
     resamples: int = 1000,
     seed: int = 0,

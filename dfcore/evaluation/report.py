@@ -1,26 +1,40 @@
-"""The report: one HTML page without outside parts, verdict first."""
+"""The report: one HTML page without outside parts, verdict first.
+
+The page has no scripts, and its content security policy allows nothing but its own style and the images
+inside it; the same inputs give the same bytes.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import BaseModel
 
 from dfcore.config import format_epsilon
 from dfcore.errors import ConfigError
-from dfcore.evaluation.evidence import Evidence, ScenarioResult
-from dfcore.evaluation.figures import amplified_png, cam_png, face_png, robustness_svg
-from dfcore.evaluation.pictures import Picture
+from dfcore.evaluation import report_tables as tables
+from dfcore.evaluation.evidence import Evidence
+from dfcore.evaluation.figures import SERIES, amplified_png, cam_jpeg, face_png, key_svg
+from dfcore.evaluation.pictures import Picture, View
+from dfcore.evaluation.report_scores import read_scores, roc_charts
+from dfcore.explain import compare_cams
 
 __all__ = ["write_report"]
 
 Decision = BaseModel | Mapping[str, Any]
+_RULE_FIELDS = ("name", "passed", "applied", "value", "low", "high", "bound", "detail")
+# the page may weigh 8 MB; what is not pictures stays far below the rest
+_PICTURE_BYTES = 6_000_000
+_CAM_PIXELS = 144  # heat maps of small crops are drawn larger; faces never
+_STYLE_HASH = "STYLE-HASH"
 
 
 def write_report(
@@ -28,6 +42,9 @@ def write_report(
     evidences: Mapping[str, Evidence],
     decisions: Mapping[str, Decision] | None = None,
     pictures: Sequence[Picture] = (),
+    *,
+    advice: Mapping[str, Sequence[str]] | None = None,
+    scores: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write the report atomically.
 
@@ -36,14 +53,21 @@ def write_report(
         evidences: by model name, the baseline first.
         decisions: by model name: what the gate said (`promoted`, `rules` with name, passed, value, low, high,
             bound, detail), as a model or as plain data.
-        pictures: attacked faces.
+        pictures: attacked faces; those beyond what the page may weigh are left out, which it says.
+        advice: by model name: what would have to improve, as `dfcore.release.advise` words it.
+        scores: by model name: the evidence's folder, or its samples.parquet, for the ROC curves.
 
     Raises:
-        ConfigError: no evidence, or a decision about a model without evidence.
+        ConfigError: no evidence; or a decision, advice or scores about a model without evidence.
+        CheckFailed: scores that are missing, or not the ones that the evidence was made from.
     """
     decided = {name: _plain(decision) for name, decision in (decisions or {}).items()}
-    if not evidences or not set(decided) <= set(evidences):
-        raise ConfigError(f"expected evidence for every decision {sorted(decided)}, got {sorted(evidences)}")
+    advice, scores = advice or {}, scores or {}
+    for given in (decided, advice, scores):
+        if not evidences or not set(given) <= set(evidences):
+            raise ConfigError(
+                f"expected evidence for every decision {sorted(given)}, got {sorted(evidences)}"
+            )
     environment = Environment(
         loader=PackageLoader("dfcore.evaluation", "."),
         autoescape=True,
@@ -51,136 +75,166 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    shown = _fitting(pictures)
     page = environment.get_template("report.html.j2").render(
         evidences=evidences,
-        verdicts=[_verdict(name, evidence, decided.get(name)) for name, evidence in evidences.items()],
-        corpora=[_corpus(name, evidences) for name in _corpora(evidences)],
-        pictures=[_picture(picture) for picture in pictures],
+        keys={name: key_svg(place) for place, name in enumerate(evidences)},
+        series={name: place % SERIES for place, name in enumerate(evidences)},
+        verdicts=[_verdict(name, evidences, decided.get(name), advice.get(name, ())) for name in evidences],
+        headline=tables.headline(evidences),
+        corpora=tables.corpora_of(evidences),
+        matrix=tables.matrix(evidences),
+        **_by_corpus(evidences, scores),
+        pictures=shown,
+        left_out=len(pictures) - len(shown),
+        costs={name: tables.costs(evidence) for name, evidence in evidences.items()},
     )
-    _write_atomically(path, page + "\n")
+    _write_atomically(path, _sealed(page) + "\n")
     return path
+
+
+def _sealed(page: str) -> str:
+    """Put the style's hash into the policy: a style that got in through a name would not be applied."""
+    style = page[page.index("<style>") + len("<style>") : page.index("</style>")]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return page.replace(_STYLE_HASH, f"sha256-{digest}", 1)
 
 
 def _plain(decision: Decision) -> dict[str, Any]:
     return decision.model_dump(mode="json") if isinstance(decision, BaseModel) else dict(decision)
 
 
-def _corpora(evidences: Mapping[str, Evidence]) -> list[str]:
-    return list(dict.fromkeys(corpus for evidence in evidences.values() for corpus in evidence.corpora))
+def _by_corpus(evidences: Mapping[str, Evidence], scores: Mapping[str, Path]) -> dict[str, Any]:
+    corpora = tables.corpora_of(evidences)
+    samples = {
+        place: read_scores(scores[name], evidence)
+        for place, (name, evidence) in enumerate(evidences.items())
+        if name in scores
+    }
+    return {
+        "curves": {corpus: tables.curves(evidences, corpus) for corpus in corpora},
+        "rocs": {corpus: roc_charts(samples, corpus, _ranked(evidences, corpus)) for corpus in corpora},
+        "slices": {corpus: tables.slices(evidences, corpus) for corpus in corpora},
+        "figures": [tables.figures(evidences, corpus) for corpus in corpora],
+    }
 
 
-def _verdict(name: str, evidence: Evidence, decision: Mapping[str, Any] | None) -> dict[str, Any]:
-    rules = []
-    for rule in (decision or {}).get("rules", []):
-        rule = _plain(rule)
-        rules.append(
-            {key: rule.get(key) for key in ("name", "passed", "value", "low", "high", "bound", "detail")}
-        )
-    if not evidence.valid:
-        state, headline = "bad", "evaluation invalid"
-    elif decision is None:
-        state, headline = "none", "no decision taken"
-    elif decision["promoted"]:
-        state, headline = "good", "promoted"
-    else:
-        state, headline = "bad", "not promoted"
-    failed = [rule["name"] for rule in rules if not rule["passed"]]
-    return {"name": name, "state": state, "headline": headline, "rules": rules, "failed": failed}
-
-
-def _scenarios(corpus: str, evidences: Mapping[str, Evidence]) -> list[ScenarioResult]:
-    found: dict[str, ScenarioResult] = {}
-    for evidence in evidences.values():
-        for result in evidence.results:
-            if (result.corpus, result.slice, result.role) == (corpus, "all", "report"):
-                found.setdefault(result.scenario, result)
-    return list(found.values())
-
-
-def _corpus(corpus: str, evidences: Mapping[str, Evidence]) -> dict[str, Any]:
-    scenarios = _scenarios(corpus, evidences)
-    rows = [
-        {
-            "scenario": scenario.scenario,
-            "threat": _threat(scenario),
-            "cells": [_cells(evidence, scenario.scenario, corpus) for evidence in evidences.values()],
-        }
-        for scenario in scenarios
+def _ranked(evidences: Mapping[str, Evidence], corpus: str) -> dict[str, str]:
+    """Return the scenarios that get a ROC chart and their titles: clean, the usual attack, the worst one."""
+    found = tables.scenarios_of(evidences)
+    lows = [
+        (low["value"], name)
+        for evidence in evidences.values()
+        for name in found
+        if (low := tables.cell(evidence.find(name, corpus), "auc")) is not None
     ]
-    # matplotlib's own markup, made here from numbers and model names that it escapes
-    auc, accuracy = (
-        Markup(robustness_svg(evidences, corpus, metric, label))  # noqa: S704
-        for metric, label in (("auc", "AUC"), ("accuracy", "accuracy"))
-    )
-    counts = {(scenario.n, scenario.videos) for scenario in scenarios}
-    return {"name": corpus, "rows": rows, "auc": auc, "accuracy": accuracy, "counts": sorted(counts)}
+    chosen = dict.fromkeys(["clean", tables.headline(evidences), min(lows)[1] if lows else None])
+    return {
+        name: "clean" if name == "clean" else f"under {name}"
+        for name in chosen
+        if name is not None and name in found
+    }
 
 
-def _threat(result: ScenarioResult) -> str:
-    model = result.threat_model
-    if model.knowledge == "none":
-        return "nobody attacks"
-    epsilon = format_epsilon(model.epsilon or 0.0)
-    if model.knowledge == "noise":
-        return f"random noise, L∞ {epsilon}"
-    return f"white-box, L∞ {epsilon}, steps {model.steps}, restarts {model.restarts}"
+def _verdict(
+    name: str, evidences: Mapping[str, Evidence], decision: Mapping[str, Any] | None, advice: Sequence[str]
+) -> dict[str, Any]:
+    evidence = evidences[name]
+    rules = [
+        {"applied": True} | {key: rule[key] for key in _RULE_FIELDS if key in rule}
+        for rule in map(_plain, (decision or {}).get("rules", []))
+    ]
+    rules = [dict.fromkeys(_RULE_FIELDS) | rule for rule in rules]
+    failed = [rule for rule in rules if not rule["passed"]]
+    if not evidence.valid:
+        state, mark, words = "bad", "✗", "Invalid: these figures do not count"
+    elif decision is None:
+        state, mark, words = "none", "○", "Measured; no decision was taken"
+    elif decision["promoted"]:
+        state, mark, words = "good", "✓", "Promoted"
+    else:
+        state, mark, words = "bad", "✗", "Stopped"
+    return {
+        "name": name, "state": state, "mark": mark, "headline": words, "rules": rules, "failed": failed,
+        "advice": list(advice), "guards": evidence.tripped(), "glance": _glance(name, evidences),
+    }  # fmt: skip
 
 
-def _cells(evidence: Evidence, scenario: str, corpus: str) -> list[dict[str, Any]]:
-    result = evidence.find(scenario, corpus)
-    cells: list[dict[str, Any]] = []
-    for metric in ("auc", "accuracy"):
-        interval = result.metrics.get(metric) if result else None
-        if interval is None:
-            cells.append({"value": None, "low": None, "high": None, "colour": "#f1f2f4"})
-            continue
-        cells.append(
-            {
-                "value": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "colour": _heat(interval.value),
-            }
+def _glance(name: str, evidences: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+    """Return, for each corpus, the figures that a reader asks for first."""
+    attack = tables.headline(evidences)
+    evidence = evidences[name]
+    found = []
+    for corpus in evidence.corpora:
+        whole = next(
+            (row for row in tables.slices({name: evidence}, corpus) if row["name"] == "all crops"), None
         )
-    return cells
+        if whole is not None:
+            attacked = tables.cell(evidence.find(attack, corpus), "auc") if attack else None
+            found.append({"corpus": corpus, **whole["cells"][0], "attacked": attacked})
+    return found
 
 
-def _heat(value: float) -> str:
-    """Pale red at 0, pale yellow at one half, pale green at 1; dark text is readable on each."""
-    low, middle, high = (244, 178, 164), (250, 236, 180), (170, 218, 184)
-    start, end, share = (low, middle, value * 2) if value < 0.5 else (middle, high, value * 2 - 1)
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(start, end, strict=True))
+def _fitting(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """Encode as many pictures as the page can carry."""
+    found: list[dict[str, Any]] = []
+    weight = 0
+    for picture in pictures:
+        encoded = _picture(picture)
+        weight += sum(len(text) for text in _addresses(encoded))
+        if weight > _PICTURE_BYTES:
+            break
+        found.append(encoded)
+    return found
+
+
+def _addresses(picture: Mapping[str, Any]) -> Iterator[str]:
+    for holder in (picture, *picture["views"]):
+        yield from (text for text in holder.values() if isinstance(text, str) and text.startswith("data:"))
 
 
 def _picture(picture: Picture) -> dict[str, Any]:
-    views = [
-        {
-            "model": view.model,
-            "clean_score": view.clean_score,
-            "attacked_score": view.attacked_score,
-            "clean_word": _word(view.clean_score, view.threshold),
-            "attacked_word": _word(view.attacked_score, view.threshold),
-            "wrong": _word(view.attacked_score, view.threshold) != ("fake" if picture.label else "real"),
-            "attacked": face_png(view.attacked),
-            "change": amplified_png(picture.clean, view.attacked, picture.epsilon),
-            "clean_cam": cam_png(picture.clean, view.clean_cam),
-            "attacked_cam": cam_png(view.attacked, view.attacked_cam),
-        }
-        for view in picture.views
-    ]
     return {
         "corpus": picture.corpus,
         "truth": "fake" if picture.label else "real",
-        "method": picture.method,
+        "method": re.sub("[-_]+", " ", picture.method),
         "epsilon": format_epsilon(picture.epsilon),
+        "factor": round(0.5 / max(picture.epsilon, 1e-6)),
         "clean": face_png(picture.clean),
-        "size": picture.clean.shape[:2],
-        "views": views,
+        "height": picture.clean.shape[0],
+        "width": picture.clean.shape[1],
+        "cam_scale": max(1, round(_CAM_PIXELS / picture.clean.shape[1])),
+        "views": [_view(picture, view) for view in picture.views],
+    }
+
+
+def _view(picture: Picture, view: View) -> dict[str, Any]:
+    moved = compare_cams(view.clean_cam[None], view.attacked_cam[None]).means()
+    return {
+        "model": view.model,
+        "clean_score": view.clean_score,
+        "attacked_score": view.attacked_score,
+        "clean_word": _word(view.clean_score, view.threshold),
+        "attacked_word": _word(view.attacked_score, view.threshold),
+        "clean_wrong": _wrong(view.clean_score, view.threshold, picture.label),
+        "attacked_wrong": _wrong(view.attacked_score, view.threshold, picture.label),
+        "attacked": face_png(view.attacked),
+        "change": amplified_png(picture.clean, view.attacked, picture.epsilon),
+        "clean_cam": cam_jpeg(picture.clean, view.clean_cam),
+        "attacked_cam": cam_jpeg(view.attacked, view.attacked_cam),
+        "clean_speaks": bool(view.clean_cam.any()),
+        "attacked_speaks": bool(view.attacked_cam.any()),
+        "iinc": moved["iinc"],
+        "ssim": moved["ssim"],
     }
 
 
 def _word(score: float, threshold: float) -> str:
     return "fake" if score >= threshold else "real"
+
+
+def _wrong(score: float, threshold: float, label: int) -> bool:
+    return (score >= threshold) != bool(label)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -1,141 +1,161 @@
-"""What a detector is put through: named scenarios, and suites of them."""
+"""One thing that a detector is put through, and what the figure then holds against."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dfcore.attacks import FGSM, PGD, NormAttack, RandomNoise
-from dfcore.config import Config, Epsilon, suggest
+from dfcore.attacks import (
+    AnyAttack,
+    AnyChannel,
+    Budget,
+    Chain,
+    Channel,
+    LearnedAttack,
+    Transfer,
+    Universal,
+    VideoAttack,
+)
+from dfcore.config import Config, Epsilon
 from dfcore.errors import ConfigError
 
-__all__ = ["SUITES", "Scenario", "ThreatModel", "get_suite"]
+__all__ = ["Scenario", "ThreatModel"]
 
 
 class ThreatModel(Config):
     """What a figure holds against; every figure carries its own.
 
     Attributes:
-        knowledge: "none" (nobody attacks), "noise" (blind) or "white-box".
-        norm: of the perturbation.
-        epsilon: budget in pixel units of [0, 1], written "8/255".
-        steps, restarts: of the search.
+        knowledge: "none" (nobody attacks), "noise" (blind), "black-box" (scores), "transfer" (other
+            detectors) or "white-box" (weights).
+        attack: the attack's kind.
+        channel: what happens to the images afterwards, such as "jpeg".
+        norm: of the perturbation; None where no norm bounds it.
+        epsilon: budget, written "8/255"; for "linf" in pixel units of [0, 1].
+        steps, restarts, queries: of the search, where it has them.
         seed: of its random starts.
     """
 
-    knowledge: Literal["none", "noise", "white-box"]
-    norm: Literal["linf"] | None = None
-    epsilon: Epsilon | None = None
+    knowledge: Literal["none", "noise", "black-box", "transfer", "white-box"]
+    attack: str | None = None
+    channel: str | None = None
+    norm: Literal["linf", "l2"] | None = None
+    epsilon: Budget | None = None
     steps: int | None = None
     restarts: int | None = None
+    queries: int | None = None
     seed: int | None = None
 
 
 class Scenario(Config):
-    """One thing that happens to the crops before the detector sees them.
+    """One thing that happens to the crops before the detector sees them: an attack, a channel, or both.
+
+    Without either it is the clean scenario.
 
     Attributes:
-        name: unique within a suite.
-        kind: what happens.
+        name: unique within a suite; its random numbers derive from it.
         role: "report" for a figure, "guard" for one that only checks the evaluation, on a few crops.
-        quality: of JPEG.
-        crf: of H.264.
-        epsilon: of noise and attacks.
-        steps, restarts: of PGD; its step size is 2.5 epsilon / steps, so that it can cross the ball.
+        attack: made against the bare detector; one that knows of the channel is an `EOT`.
+        channel: what the images, attacked or not, go through on their way; 8-bit images arrive.
+        builds_on: scenarios whose ball lies within this one's: what they reached for a crop counts here too,
+            and the worst of all is kept, crop by crop.
+        again: which crops are attacked although `builds_on` has something for them: those that could still
+            cost a decision or a rank ("unsettled"), or those still judged right ("standing"), which is enough
+            for accuracy, but leaves the ranking as the weaker attacks made it.
+        lipschitz: of the clean scenario: the ball in which the local Lipschitz constant is estimated.
     """
 
-    name: str
-    kind: Literal["clean", "jpeg", "h264", "noise", "fgsm", "pgd"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     role: Literal["report", "guard"] = "report"
-    quality: int | None = Field(default=None, ge=1, le=100)
-    crf: int | None = Field(default=None, ge=0, le=51)
-    epsilon: Epsilon | None = None
-    steps: int | None = Field(default=None, ge=1)
-    restarts: int | None = Field(default=None, ge=1)
+    attack: AnyAttack | None = None
+    channel: AnyChannel | None = None
+    builds_on: tuple[str, ...] = ()
+    again: Literal["unsettled", "standing"] = "unsettled"
+    lipschitz: Epsilon | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> Scenario:
-        needs = {"jpeg": ["quality"], "h264": ["crf"], "noise": ["epsilon"], "fgsm": ["epsilon"]}
-        needs["pgd"] = ["epsilon", "steps", "restarts"]
-        wanted = needs.get(self.kind, [])
-        for field in ("quality", "crf", "epsilon", "steps", "restarts"):
-            if (getattr(self, field) is not None) != (field in wanted):
-                raise ValueError(f"expected a {self.kind} scenario with exactly {wanted}, check {field!r}")
+    def _fits(self) -> Scenario:
+        if self.attack is None and (self.role == "guard" or self.builds_on):
+            raise ValueError("expected an attack in a scenario that is a guard or builds on others, got none")
+        if self.builds_on and (self.channel is not None or self.attack is None or self._norm is None):
+            raise ValueError("expected a norm-bounded attack without a channel where builds_on is given")
+        if getattr(self.attack, "surrogates", ()) or getattr(self.attack, "weights", None) is not None:
+            raise ValueError(
+                "expected an attack without addresses and weights, which a record of content could not name; "
+                "give surrogates and training crops to the evaluation"
+            )
+        if self.lipschitz is not None and self.kind != "clean":
+            raise ValueError(f"expected lipschitz on the clean scenario only, got it on {self.name!r}")
         return self
 
     @property
-    def is_attack(self) -> bool:
-        """Whether an attack changes the pixels, blind noise included."""
-        return self.kind in ("noise", "fgsm", "pgd")
+    def _norm(self) -> str | None:
+        return None if self.attack is None else self.attack.threat_model.norm
 
-    def attack(self) -> NormAttack:
-        """Build the attack.
+    @property
+    def kind(self) -> str:
+        """The attack's kind, else the channel's, else "clean"."""
+        part = self.attack or self.channel
+        return part.kind if part is not None else "clean"
 
-        Raises:
-            ConfigError: the scenario is none.
-        """
-        if self.epsilon is None:
-            raise ConfigError(f"expected an attack scenario, got {self.name!r} of kind {self.kind}")
-        if self.kind == "noise":
-            return RandomNoise(epsilon=self.epsilon)
-        if self.kind == "fgsm":
-            return FGSM(epsilon=self.epsilon)
-        assert self.steps is not None
-        assert self.restarts is not None
-        step_size = min(1.0, 2.5 * self.epsilon / self.steps)
-        return PGD(epsilon=self.epsilon, step_size=step_size, steps=self.steps, restarts=self.restarts)
+    @property
+    def epsilon(self) -> float | None:
+        """The attack's budget, where a norm bounds it."""
+        return None if self.attack is None else self.attack.threat_model.epsilon
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether its attack must be fitted on training identities first."""
+        return isinstance(self.attack, LearnedAttack | Universal)
+
+    @property
+    def needs_surrogates(self) -> bool:
+        """Whether its attack is made on other detectors."""
+        return isinstance(self.attack, Transfer)
+
+    @property
+    def needs_videos(self) -> bool:
+        """Whether a video's crops must be treated together."""
+        return isinstance(self.attack, VideoAttack) or (self.channel is not None and is_codec(self.channel))
 
     def threat_model(self, seed: int) -> ThreatModel:
         """Return what a figure of this scenario holds against."""
-        if not self.is_attack:
-            return ThreatModel(knowledge="none")
-        single = self.kind != "pgd"
-        return ThreatModel(
-            knowledge="noise" if self.kind == "noise" else "white-box",
-            norm="linf",
-            epsilon=self.epsilon,
-            steps=1 if single else self.steps,
-            restarts=1 if single else self.restarts,
-            seed=seed,
+        channel = None if self.channel is None else _name(self.channel)
+        if self.attack is None:
+            return ThreatModel(knowledge="none", channel=channel)
+        threat: dict[str, Any] = self.attack.threat_model.model_dump()
+        threat["knowledge"] = "noise" if threat["knowledge"] == "none" else threat["knowledge"]
+        return ThreatModel(**threat, attack=self.attack.kind, channel=channel, seed=seed)
+
+    def must_contain(self, weaker: Scenario) -> None:
+        """Require that what `weaker` may do, this scenario may do too.
+
+        Raises:
+            ConfigError: its ball is not inside this one's.
+        """
+        inside = (
+            weaker.attack is not None
+            and weaker.channel is None
+            and weaker.role == "report"
+            and weaker._norm == self._norm
+            and (weaker.epsilon or 0) <= (self.epsilon or 0)
         )
+        if not inside:
+            raise ConfigError(
+                f"expected {self.name!r} to build on attacks in the same norm with no larger epsilon and no "
+                f"channel, got {weaker.name!r}"
+            )
 
 
-def _pgd20(levels: int, role: Literal["report", "guard"] = "report") -> Scenario:
-    return Scenario(
-        name=f"pgd20_{levels}_255", kind="pgd", role=role, epsilon=levels / 255, steps=20, restarts=1
-    )
+def is_codec(channel: Channel) -> bool:
+    """Whether a channel is, or holds, one that codes a video's crops as a sequence."""
+    if isinstance(channel, Chain):
+        return any(is_codec(part) for part in channel.channels)
+    return channel.kind == "h264"
 
 
-SUITES: dict[str, tuple[Scenario, ...]] = {
-    "quick": (
-        Scenario(name="clean", kind="clean"),
-        Scenario(name="jpeg_50", kind="jpeg", quality=50),
-        Scenario(name="h264", kind="h264", crf=23),
-        Scenario(name="noise_8_255", kind="noise", epsilon=8 / 255),
-        Scenario(name="fgsm_2_255", kind="fgsm", epsilon=2 / 255),
-        *(_pgd20(levels) for levels in (1, 2, 4, 8)),
-        _pgd20(64, "guard"),
-    )
-}
-"""Suites by name; PGD scenarios stand in the order of their epsilon."""
-
-
-def get_suite(suite: str | Sequence[Scenario]) -> tuple[Scenario, ...]:
-    """Return a suite by name, or check one that is given.
-
-    Raises:
-        ConfigError: an unknown name, a name used twice, or a suite that does not start with "clean".
-    """
-    if isinstance(suite, str):
-        if suite not in SUITES:
-            raise ConfigError(f"unknown suite {suite!r}{suggest(suite, SUITES)}")
-        return SUITES[suite]
-    names = [scenario.name for scenario in suite]
-    if len(set(names)) != len(names) or not suite or suite[0].kind != "clean":
-        raise ConfigError(f"expected scenarios with unique names, the clean one first, got {names}")
-    rest = [scenario for scenario in suite if scenario.kind == "pgd"]
-    if [s.name for s in sorted(rest, key=lambda s: s.epsilon or 0)] != [s.name for s in rest]:
-        raise ConfigError(f"expected PGD scenarios in the order of their epsilon, got {names}")
-    return tuple(suite)
+def _name(channel: Channel) -> str:
+    if isinstance(channel, Chain):
+        return "+".join(_name(part) for part in channel.channels)
+    return channel.kind

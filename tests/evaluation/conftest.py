@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dfcore.attacks import FGSM, PGD, RandomNoise, Square
 from dfcore.data import Crops
+from dfcore.evaluation import SUITES, Evidence, Scenario, evaluate
 from dfcore.models import Detector, DetectorConfig
 
 SIZE = 24
@@ -94,3 +102,69 @@ def trained() -> Detector:
 def detector(trained: Detector) -> Detector:
     """The trained one in eval; a test that changes it works on a copy."""
     return trained.eval()
+
+
+STEPS = 8
+
+
+def _pgd(level: int, **more: Any) -> Scenario:
+    attack = PGD(epsilon=level / 255, step_size=min(1.0, 2.5 * level / 255 / STEPS), steps=STEPS)
+    return Scenario(name=f"pgd_{level}", attack=attack, **more)
+
+
+# the quick suite's attacks, with fewer steps
+ATTACKS = (
+    SUITES["quick"][0],
+    Scenario(name="noise_8", attack=RandomNoise(epsilon=8 / 255)),
+    Scenario(name="fgsm_2", attack=FGSM(epsilon=2 / 255)),
+    _pgd(2),
+    _pgd(8, builds_on=("pgd_2",)),
+    _pgd(64, role="guard"),
+    Scenario(name="square", role="guard", attack=Square(epsilon=8 / 255, queries=50)),
+)
+MODULE = sys.modules["dfcore.evaluation.evaluate"]  # the package's `evaluate` is the function
+CLEAN = ATTACKS[:1]
+
+
+class Wrapped(Detector):
+    """A detector with something wrong in it."""
+
+    def __init__(self, inner: Detector) -> None:
+        super().__init__(inner.config, copy.deepcopy(inner.backbone))
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.spoil(super().forward(images), images)
+
+    def spoil(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        del images
+        return logits
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at intervals."""
+    monkeypatch.setattr(MODULE, "_RESAMPLES", 10)
+
+
+@pytest.fixture
+def tripped(crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_resamples: None) -> Any:
+    """Evaluate and return the names of the guards that trip; attacks are made on the detector itself."""
+
+    def run(
+        detector: Detector,
+        suite: Sequence[Scenario] = ATTACKS,
+        groups: list[str] | None = (),
+        *,
+        folded: bool = False,
+    ) -> tuple[set[str], Evidence]:
+        if not folded:
+            monkeypatch.setattr(MODULE, "fold_batch_norm", lambda found: found)
+        evidence = evaluate(
+            detector, {"c": crops}, suite=suite, name="broken", out=tmp_path,
+            training_groups=None if groups is None else list(groups),
+        )  # fmt: skip
+        assert evidence.valid == (not evidence.tripped())
+        return {guard.name for guard in evidence.tripped()}, evidence
+
+    return run

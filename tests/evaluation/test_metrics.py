@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from dfcore.errors import ShapeError
-from dfcore.evaluation import metrics
+from dfcore.evaluation import metrics, videos
 
 
 def _data(seed: int, n: int = 120) -> tuple[metrics.Floats, metrics.Integers, np.ndarray]:
@@ -35,6 +35,20 @@ def test_metrics_agree_with_sklearn(seed: int) -> None:
     best = np.abs(fpr - (1 - tpr)).argmin()
     assert metrics.eer(scores, labels) == pytest.approx((fpr[best] + 1 - tpr[best]) / 2)
     assert metrics.tpr_at_fpr(scores, labels, 0.1) == pytest.approx(tpr[fpr <= 0.1].max())
+
+
+@pytest.mark.parametrize(("level", "name"), [(0.01, "tpr_at_1_fpr"), (0.001, "tpr_at_0_1_fpr")])
+def test_tpr_at_small_fpr_agrees_with_sklearn(level: float, name: str) -> None:
+    scores, labels, videos = _data(11, n=4000)
+    fpr, tpr, _ = oracle.roc_curve(labels, scores, drop_intermediate=False)
+    found = metrics.measure(scores, labels, videos, threshold=0.5, resamples=20)
+    assert found[name].value == pytest.approx(tpr[fpr <= level].max())
+    assert found["tpr_at_0_1_fpr"].value <= found["tpr_at_1_fpr"].value
+
+
+def test_tpr_below_one_real_is_that_without_any_false_alarm() -> None:
+    scores, labels = np.array([0.9, 0.7, 0.8, 0.1]), np.array([1, 1, 0, 0])
+    assert metrics.tpr_at_fpr(scores, labels, 0.001) == 0.5
 
 
 def test_attack_success_counts_each_direction() -> None:
@@ -93,12 +107,32 @@ def test_paired_difference_is_tighter_than_two_intervals() -> None:
 
 
 def test_video_scores_are_means() -> None:
-    scores, labels, names = metrics.video_scores(
+    scores, labels, names = videos.video_scores(
         np.array([0.2, 0.9, 0.4]), np.array([0, 1, 0]), np.array(["b", "a", "b"])
     )
     np.testing.assert_allclose(scores, [0.9, 0.3])
     assert labels.tolist() == [1, 0]
     assert names.tolist() == ["a", "b"]
+
+
+def test_video_medians_resist_one_crop() -> None:
+    scores = np.array([0.1, 0.2, 0.9, 0.6, 0.3, 0.8, 0.7])
+    ids = np.array([3, 3, 3, 1, 1, 1, 1])
+    found, labels, names = videos.video_scores(scores, np.array([0, 0, 0, 1, 1, 1, 1]), ids, "median")
+    np.testing.assert_allclose(found, [np.median([0.6, 0.3, 0.8, 0.7]), 0.2])
+    assert labels.tolist() == [1, 0]
+    assert names.tolist() == [1, 3]
+
+
+def test_mean_of_a_value_agrees_with_a_plain_loop() -> None:
+    values, labels, ids = _data(9)
+    found = metrics.measure_mean(values, labels, ids, resamples=40, seed=2)
+    counts, index = metrics._resample(labels, ids, 40, 2)
+    drawn = [np.repeat(values, row[index]).mean() for row in counts]
+    assert found.value == pytest.approx(values.mean())
+    assert found[1:] == pytest.approx(np.quantile(drawn, (0.025, 0.975)))
+    with pytest.raises(ShapeError, match="finite value for each of 2 crops"):
+        metrics.measure_mean(np.array([1.0, np.nan]), np.array([0, 1]), np.array(["a", "b"]))
 
 
 def test_single_class_has_no_ranking_metric() -> None:
@@ -124,7 +158,7 @@ def test_unusable_input_is_refused(scores: list[float], labels: list[int], messa
 
 def test_a_video_with_two_labels_is_refused() -> None:
     with pytest.raises(ShapeError, match="one label for each video"):
-        metrics.video_scores(np.array([0.1, 0.2]), np.array([0, 1]), np.array(["a", "a"]))
+        videos.video_scores(np.array([0.1, 0.2]), np.array([0, 1]), np.array(["a", "a"]))
 
 
 def test_scores_from_logits_neither_overflows_nor_hides_nan() -> None:
