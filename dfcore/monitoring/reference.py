@@ -1,4 +1,4 @@
-"""The frozen reference that drift is measured against, and the population stability index."""
+"""The frozen reference that a served detector is measured against."""
 
 from __future__ import annotations
 
@@ -8,65 +8,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dfcore.errors import DataError, ShapeError
+from dfcore.errors import DataError
 from dfcore.models import Detector
 from dfcore.monitoring.attack_score import JPEG_QUALITY, score_crops
+from dfcore.monitoring.buckets import SCORE_BUCKETS, bucket_counts
+from dfcore.monitoring.fitting import FEWEST_CROPS, Attacker, AttackScoreConfig, fit_attack_scores
 from dfcore.preprocessing import blur
 
 if TYPE_CHECKING:
     from dfcore.data import Crops
 
-__all__ = ["SCORE_BUCKETS", "bucket_counts", "build_reference", "psi"]
+__all__ = ["build_reference"]
 
-SCORE_BUCKETS = tuple(round(step / 20, 2) for step in range(1, 21))
 _QUALITY_BUCKETS = tuple(float(2**power) for power in range(15))
 _LARGEST_PRECISION = 512  # a (D, D) matrix as JSON text beyond this outweighs the weights it describes
 _BATCH = 64
 
 
-def bucket_counts(values: np.ndarray, edges: Sequence[float]) -> list[int]:
-    """Count values into buckets (previous edge, edge], as Prometheus does, plus one beyond the last edge.
-
-    >>> bucket_counts(np.array([0.0, 0.5, 0.6, 7.0]), [0.5, 1.0])
-    [2, 1, 1]
-    """
-    places = np.searchsorted(np.asarray(edges), np.asarray(values), side="left")
-    return [int(count) for count in np.bincount(places, minlength=len(edges) + 1)]
-
-
-def psi(reference_counts: Sequence[float], counts: Sequence[float]) -> float:
-    """Return the population stability index: sum((p - q) * ln(p / q)), half a count added to each bucket.
-
-    Below 0.1 is usually read as stable, above 0.25 as shifted.
-
-    Args:
-        reference_counts: (B,) counts of the reference.
-        counts: (B,) counts of what came since.
-
-    Raises:
-        ShapeError: different lengths, none, or a negative count.
-        DataError: one of the two is empty.
-
-    Source: Siddiqi, "Credit Risk Scorecards" (2006), chapter 9.
-
-    >>> psi([10, 10], [10, 10])
-    0.0
-    >>> round(psi([90, 10], [10, 90]), 2)
-    3.41
-    """
-    expected, actual = (np.asarray(values, dtype=np.float64) for values in (reference_counts, counts))
-    if expected.ndim != 1 or expected.shape != actual.shape or not expected.size:
-        raise ShapeError(f"expected two histograms (B,), got {expected.shape} and {actual.shape}")
-    if (expected < 0).any() or (actual < 0).any():
-        raise ShapeError("expected counts of at least 0, got a negative one")
-    if not expected.sum() or not actual.sum():
-        raise DataError("expected counts in both histograms, got an empty one")
-    p, q = ((values + 0.5) / (values + 0.5).sum() for values in (actual, expected))
-    return float(((p - q) * np.log(p / q)).sum())
-
-
 def build_reference(
-    detector: Detector, crops: Crops, quality: Mapping[str, np.ndarray] | None = None
+    detector: Detector,
+    crops: Crops,
+    quality: Mapping[str, np.ndarray] | None = None,
+    *,
+    attackers: Sequence[Attacker] = (),
+    config: AttackScoreConfig | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Describe how a detector sees the data that it was accepted on.
 
@@ -74,10 +40,14 @@ def build_reference(
         detector: in eval mode, calibrated.
         crops: the crops, usually of the validation split.
         quality: more measures, one value a crop, such as `face_size` from the store's index.
+        attackers: what the combined attack score is fitted against; see `fit_attack_scores`.
+        config: of the attack scores.
+        seed: of the attacks.
 
     Returns:
         The content of `reference.json`: `histograms` (each with `le`, the upper edges, None for infinity, and
-        `counts`) and `features` (mean, and the shrunk precision where the dimension is at most 512).
+        `counts`), `features` (mean, and the shrunk precision where the dimension is at most 512), and
+        `attack_scores` where there are crops enough to fit them on (16).
 
     Raises:
         DataError: there are no crops, or a measure has another length.
@@ -95,8 +65,15 @@ def build_reference(
         if len(values) != count:
             raise DataError(f"expected {count} values of {name}, one a crop, got {len(values)}")
         histograms[name] = _histogram(values, _QUALITY_BUCKETS)
-    features = _features(detector, crops)
-    return {"format_version": 1, "count": count, "histograms": histograms, "features": features}
+    document = {
+        "format_version": 1,
+        "count": count,
+        "histograms": histograms,
+        "features": _features(detector, crops),
+    }
+    if count >= FEWEST_CROPS:
+        document["attack_scores"] = fit_attack_scores(detector, crops, attackers, config, seed)
+    return document
 
 
 def _histogram(values: np.ndarray, edges: Sequence[float]) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def make_crops(count: int) -> Any:
         def __len__(self) -> int:
             return count
 
-    return Stand(images=images, tensor=tensor)
+    groups = np.array([f"person-{index // 2}" for index in range(count)])
+    return Stand(images=images, tensor=tensor, labels=np.arange(count) % 2, group_ids=groups)
 
 
 def test_bucket_counts_agree_with_prometheus() -> None:
@@ -104,10 +105,16 @@ def test_build_reference(detector: Detector, monkeypatch: pytest.MonkeyPatch) ->
         features = detector.features(crops.tensor(torch.device("cpu"), np.arange(70))).numpy()
     np.testing.assert_allclose(document["features"]["mean"], features.mean(axis=0), rtol=1e-3, atol=1e-5)
     assert "precision" not in document["features"]  # 1024 features
+    assert document["attack_scores"]["clean"] == 70
+    assert len(json.dumps(document["attack_scores"])) < 500_000
     monkeypatch.setattr("dfcore.monitoring.reference._LARGEST_PRECISION", 2048)
     precision = np.array(build_reference(detector, crops)["features"]["precision"])
     assert precision.shape == (features.shape[1],) * 2
     np.testing.assert_allclose(precision, precision.T, rtol=1e-3, atol=abs(precision).max() * 1e-4)
+
+
+def test_few_crops_give_no_attack_scores(detector: Detector) -> None:
+    assert "attack_scores" not in build_reference(detector, make_crops(15))
 
 
 def test_build_reference_refuses(detector: Detector) -> None:
