@@ -32,7 +32,7 @@ def write_report(  # noqa: PLR0913  # KFP: inputs and outputs in one signature
 
     from components.progress import say
     from components.release import Candidate, write_release_report
-    from components.stores import test_crops
+    from dfcore.data import CropStore
 
     say("report", "attacked faces and their CAMs")
     candidates = {
@@ -41,5 +41,8 @@ def write_report(  # noqa: PLR0913  # KFP: inputs and outputs in one signature
         ),
         "robust": Candidate(*(Path(item.path) for item in (robust, robust_evidence, robust_decision))),
     }
-    write_release_report(Path(report.path), candidates, test_crops([Path(store.path)], 1)[0])
+    crops = CropStore.open(Path(store.path))
+    name = str(crops.index["dataset"][0].as_py())
+    shown = {name: crops.select(split="test", max_frames_per_video=1)}
+    write_release_report(Path(report.path), candidates, shown)
     say("report", "done")

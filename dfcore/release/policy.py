@@ -14,9 +14,9 @@ from dfcore.errors import ConfigError
 
 __all__ = ["Comparison", "Floor", "GatePolicy", "SliceFloor", "load_policy"]
 
-Metric = Literal["auc", "accuracy", "macro_f1", "average_precision", "tpr_at_1_fpr"]
+Metric = Literal["auc", "accuracy", "macro_f1", "average_precision", "tpr_at_1_fpr", "tpr_at_0_1_fpr"]
 # Comparisons use metrics that need no threshold, so that two models with their own thresholds compare fairly.
-RankingMetric = Literal["auc", "average_precision", "tpr_at_1_fpr"]
+RankingMetric = Literal["auc", "average_precision", "tpr_at_1_fpr", "tpr_at_0_1_fpr"]
 
 
 class Floor(Config):
