@@ -16,7 +16,7 @@ from dfcore.models import Detector
 from dfcore.monitoring.buckets import SCORE_BUCKETS, bucket_counts
 from dfcore.monitoring.calibration import Calibration, fit_calibration
 from dfcore.monitoring.gaussian import Projection, fit_gaussian, fit_projection
-from dfcore.monitoring.scorer import VARIANTS, Statistics, combination
+from dfcore.monitoring.scorer import ATTACK_SCORES_VERSION, VARIANTS, Statistics, combination
 from dfcore.monitoring.signals import BANDS, band_energies, look, squeezed
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ STATIC_ATTACKERS: tuple[Mapping[str, Any], ...] = (
 )
 """What the combination is fitted against, as settings for `dfcore.attacks.build_attack`."""
 
-_VERSION = 1
 SIGNS = (*VARIANTS[-1], "mahalanobis", "frequency")
 _FOLDS = 5
 _BATCH = 64
@@ -139,7 +138,7 @@ def fit_attack_scores(
         weights[combination(squeezers)] = dict(zip(parts, fitted.tolist(), strict=True))
     calibrated = fit_calibration(columns, quality, edges, config.false_positive_rate)
     return {
-        "version": _VERSION,
+        "version": ATTACK_SCORES_VERSION,
         **calibrated,
         **whole,
         "histograms": _histograms(calibrated, np.stack(list(columns.values()), axis=1), quality),

@@ -21,6 +21,7 @@ from dfcore.monitoring.gaussian import Gaussian, Projection
 from dfcore.monitoring.signals import BANDS, Squeezer, band_energies, look, squeezed
 
 __all__ = [
+    "ATTACK_SCORES_VERSION",
     "COMBINED",
     "VARIANTS",
     "AttackScorer",
@@ -31,6 +32,7 @@ __all__ = [
     "combination",
 ]
 
+ATTACK_SCORES_VERSION = 1
 COMBINED = "combined"
 VARIANTS: tuple[tuple[str, ...], ...] = ((), ("jpeg_75",), ("jpeg_75", "blur", "bits_4"))
 """Squeezers that a reference is fitted for: each is one more image in the forward pass."""
@@ -174,9 +176,10 @@ class AttackScorer:
         if chosen not in VARIANTS:
             raise ConfigError(f"expected squeezers as one of {VARIANTS}, got {chosen}")
         document = reference.get("attack_scores")
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or document.get("version") != ATTACK_SCORES_VERSION:
             raise BundleError(
-                "expected attack_scores in the reference, got none; build the bundle again with this version"
+                f"expected attack_scores of version {ATTACK_SCORES_VERSION} in the reference, got none or "
+                "another; build the bundle again with this version"
             )
         try:
             self._statistics = Statistics(document, chosen, self.device)
