@@ -26,8 +26,9 @@ from skimage import data as pictures
 from dfcore.data import Crops, CropStore
 from dfcore.models import DETECTORS, Detector, DetectorConfig, build_detector, load_detector
 from dfcore.monitoring import VARIANTS, AttackScorer, build_reference
+from dfcore.monitoring.fitting import Attacker
 from dfcore.monitoring.scorer import affordable
-from dfcore.monitoring.trial import trial
+from dfcore.monitoring.trial import Adaptive, trial
 from dfcore.preprocessing import (
     Frame,
     MediaLimits,
@@ -38,6 +39,7 @@ from dfcore.preprocessing import (
 )
 from dfcore.provenance import versions
 from rampart.monitor import attackers, fit_reference
+from rampart.output import progress_bar
 
 __all__ = ["measure_cost", "measure_sight"]
 
@@ -66,9 +68,16 @@ def measure_sight(
         None if other is None else _spread(other.select(split="test", max_frames_per_video=2), 4 * count)
     )
     found: dict[str, Any] = {"reference_bytes": len(json.dumps(reference["attack_scores"]))}
+    blind: dict[str, _Once] = {}
     for squeezers in VARIANTS if not quick else VARIANTS[-1:]:
         scorer = AttackScorer(detector, reference, squeezers)
-        result = trial(scorer, crops, attackers(scorer, quick=quick))
+        chosen = attackers(scorer, quick=quick)
+        for name, one in chosen.items():
+            if not isinstance(one, Adaptive):  # blind to the scores: the same images for every variant
+                chosen[name] = blind.setdefault(name, _Once(one))
+        done = f"{detector.config.backbone}, {len(squeezers)} copies: attackers"
+        with progress_bar(done) as progress:
+            result = trial(scorer, crops, chosen, progress=progress)
         for one in result["attackers"].values():
             del one["roc"]
         if foreign is not None:
@@ -123,6 +132,30 @@ def measure_cost(detector: Detector, side: int, rounds: int) -> dict[str, Any]:
         "ratio": {name: round(value / medians["off"], 3) for name, value in medians.items() if name != "off"},
         "chosen": len(affordable(detector)),
     }
+
+
+class _Once:
+    """An attacker whose images are made once and handed out again to the same crops."""
+
+    def __init__(self, attacker: Attacker) -> None:
+        self._attacker = attacker
+        self._made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(
+        self,
+        detector: torch.nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        threshold: float = 0.5,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        for clean, struck in self._made:
+            if torch.equal(clean, images):
+                return struck
+        struck = self._attacker(detector, images, labels, threshold=threshold, generator=generator)
+        self._made.append((images, struck))
+        return struck
 
 
 @torch.inference_mode()
