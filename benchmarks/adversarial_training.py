@@ -5,8 +5,9 @@ PGD-10 (and the U-Net) at 8/255; crafting, losses, backward passes, clipping, op
 batch costs. The peer is the loop as it is usually written (`dual_game_peer.py`): `loss.backward()`
 everywhere, eager, PyTorch's default memory layout. Ours is the engine's own step. "alternating" is the same
 game; "joint" plays it with one U-Net pass less. The variants take turns, so that a busy machine slows all
-alike; `ratio` is that of the alternating game, the exact equivalent. On a GPU ours also runs in bf16, and
-compiled, and `ratio` counts the fastest.
+alike, and each has a process of its own, as the engine sets the allocator; `ratio` is that of the
+alternating game, the exact equivalent. On a GPU ours also runs in bf16, and compiled, and `ratio` counts the
+fastest.
 
 Peak memory is what a step takes beyond weights and optimiser: of the GPU, or of the process on a CPU.
 """
@@ -15,11 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -27,6 +32,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.dual_game_peer import NaiveDualGame
+from dfcore.allocator import keep_freed_memory
 from dfcore.attacks import Player
 from dfcore.defences import Defence, DualAttackerGame, PGDAdversarialTraining, TrainingState
 from dfcore.models import Detector, DetectorConfig, build_detector, fold_batch_norm
@@ -64,10 +70,31 @@ class NaivePGDTraining(NaiveDualGame):
         return {"clean_loss": clean.detach(), "pgd_loss": pgd.detach()}
 
 
-def naive(kind: type[NaiveDualGame], game: DualAttackerGame, size: int, batch: Any) -> Step:
+@dataclass(frozen=True)
+class Setting:
+    """What all variants have in common: image size, images in a batch, PGD's steps, device, threads."""
+
+    size: int
+    count: int
+    steps: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one step took: seconds by the clock and of the processor, bytes beyond those held before."""
+
+    seconds: float
+    processor_seconds: float
+    bytes: int
+
+
+def naive(kind: type[NaiveDualGame], setting: Setting, batch: Any) -> Step:
     """Return a step of the naive loop over its own detector."""
     images, labels = batch
-    detector = _detector(size).to(images.device).train()
+    game = DualAttackerGame(steps=setting.steps, **_BUDGET)
+    detector = _detector(setting.size).to(images.device).train()
     optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-4)
     player = Player(game.attackers()["unet"], images.device)
     loop = kind(game, detector, optimiser, player)
@@ -75,9 +102,10 @@ def naive(kind: type[NaiveDualGame], game: DualAttackerGame, size: int, batch: A
     return lambda: loop.step(images, labels, generator)
 
 
-def ours(defence: Defence, size: int, batch: Any, precision: Precision, *, compiled: bool = False) -> Step:
+def ours(name: str, setting: Setting, batch: Any, *, precision: Precision, compiled: bool = False) -> Step:
     """Return a step of the engine over its own detector."""
     images, labels = batch
+    size, defence = setting.size, defence_of(name, setting.steps)
     recipe = Recipe(
         name="benchmark", defence=defence, data=DataConfig(batch_size=len(images)), precision=precision,
         model=DetectorConfig(backbone="efficientnet_b0", image_size=size),
@@ -105,77 +133,109 @@ def ours(defence: Defence, size: int, batch: Any, precision: Precision, *, compi
     return lambda: take_step(run, images, labels, state, 500)
 
 
-def variants(size: int, batch: Any, steps: int) -> dict[str, Step]:
-    """Return every variant's step by name."""
-    on_gpu = batch[0].is_cuda
-    game = DualAttackerGame(steps=steps, **_BUDGET)
-    joint = game.model_copy(update={"mode": "joint"})
-    pgd = PGDAdversarialTraining(steps=steps, clean_weight=0.5, **_BUDGET)
-    found: dict[str, Step] = {
-        "game_naive": naive(NaiveDualGame, game, size, batch),
-        "game_alternating": ours(game, size, batch, "32-true"),
-        "game_joint": ours(joint, size, batch, "32-true"),
-        "pgd_naive": naive(NaivePGDTraining, game, size, batch),
-        "pgd": ours(pgd, size, batch, "32-true"),
+def variants(device: str) -> dict[str, Callable[[Setting, Any], Step]]:
+    """Return what makes each variant's step, by name."""
+    found: dict[str, Callable[[Setting, Any], Step]] = {
+        "game_naive": lambda setting, batch: naive(NaiveDualGame, setting, batch),
+        "pgd_naive": lambda setting, batch: naive(NaivePGDTraining, setting, batch),
     }
-    if on_gpu:
-        for name, defence in (("game_alternating", game), ("game_joint", joint), ("pgd", pgd)):
-            found[f"{name}_bf16"] = ours(defence, size, batch, "bf16-mixed")
-            found[f"{name}_bf16_compiled"] = ours(defence, size, batch, "bf16-mixed", compiled=True)
+    for name in ("game_alternating", "game_joint", "pgd"):
+        found[name] = partial(ours, name, precision="32-true")
+        if device == "cuda":
+            found[f"{name}_bf16"] = partial(ours, name, precision="bf16-mixed")
+            found[f"{name}_bf16_compiled"] = partial(ours, name, precision="bf16-mixed", compiled=True)
     return found
 
 
-def measure(size: int, count: int, steps: int, repetitions: int, device: str) -> dict[str, Any]:
-    """Time every variant in turns.
+def defence_of(name: str, steps: int) -> Defence:
+    """Return the defence of one of our variants."""
+    game = DualAttackerGame(steps=steps, **_BUDGET)
+    return {
+        "game_alternating": game,
+        "game_joint": game.model_copy(update={"mode": "joint"}),
+        "pgd": PGDAdversarialTraining(steps=steps, clean_weight=0.5, **_BUDGET),
+    }[name]
+
+
+def measure(setting: Setting, repetitions: int) -> dict[str, Any]:
+    """Time every variant in turns, each in a process of its own.
 
     Args:
-        size: of the images, in pixels.
-        count: of the images in a batch.
-        steps: of PGD.
+        setting: of every variant.
         repetitions: timed rounds, two or more, after one that warms up.
-        device: "cpu" or "cuda".
 
     Returns:
         For each variant seconds a step (median and quartiles, by the clock and of the processor), images a
         second, and peak memory in MiB.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand((count, 3, size, size), generator=generator).to(device)
-    batch = images, (torch.arange(count) % 2).to(device)
-    where = images.device
-    timed = variants(size, batch, steps)
-    clock: dict[str, list[float]] = {name: [] for name in timed}
-    processor: dict[str, list[float]] = {name: [] for name in timed}
-    peaks: dict[str, int] = dict.fromkeys(timed, 0)
-    for number in range(repetitions + 1):
-        for name, step in timed.items():
-            reset_peak(where)
-            held, started, used = used_memory(where), time.perf_counter(), time.process_time()
-            step()
-            _wait(device)
-            if number:
-                clock[name].append(time.perf_counter() - started)
-                processor[name].append(time.process_time() - used)
-                peaks[name] = max(peaks[name], peak_memory(where) - held)
-            sys.stderr.write(f"{number}/{repetitions} {name} {time.perf_counter() - started:.2f} s\n")
+    rounds: dict[str, list[Turn]] = {name: [] for name in variants(setting.device)}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(_worker(name, setting)) for name in rounds}
+        for number in range(repetitions + 1):
+            for name, ask in workers.items():
+                turn = ask()
+                if number:
+                    rounds[name].append(turn)
+                sys.stderr.write(f"{number}/{repetitions} {name} {turn.seconds:.2f} s\n")
     return {
         name: {
-            "seconds": _spread(clock[name]),
-            "processor_seconds": _spread(processor[name]),
-            "images_per_second": round(count / statistics.median(clock[name]), 2),
-            "peak_mebibytes": round(peaks[name] / 2**20),
+            "seconds": _spread([turn.seconds for turn in turns]),
+            "processor_seconds": _spread([turn.processor_seconds for turn in turns]),
+            "images_per_second": round(setting.count / statistics.median(turn.seconds for turn in turns), 2),
+            "peak_mebibytes": round(max(turn.bytes for turn in turns) / 2**20),
         }
-        for name in timed
+        for name, turns in rounds.items()
     }
+
+
+@contextmanager
+def _worker(name: str, setting: Setting) -> Iterator[Callable[[], Turn]]:
+    """Run a variant in a process, so that neither allocator nor caches are shared; a call takes one step."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(name, setting, there))
+    process.start()
+    there.close()
+    here.recv()  # ready, before the next one starts
+
+    def ask() -> Turn:
+        here.send(True)
+        turn: Turn = here.recv()
+        return turn
+
+    try:
+        yield ask
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(name: str, setting: Setting, turns: Any) -> None:
+    """Take a step of a variant whenever asked, until nobody can ask any more."""
+    torch.set_num_threads(setting.threads)
+    if not name.endswith("_naive"):
+        keep_freed_memory()  # as `train` does
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((setting.count, 3, setting.size, setting.size), generator=generator)
+    where = torch.device(setting.device)
+    batch = images.to(where), (torch.arange(setting.count) % 2).to(where)
+    step = variants(setting.device)[name](setting, batch)
+    step()
+    reset_peak(where)
+    held = used_memory(where)
+    step()
+    taken = peak_memory(where) - held  # the measurement hands memory back, so that no step is timed with it
+    turns.send(True)
+    with suppress(EOFError):
+        while turns.recv():
+            started, used = time.perf_counter(), time.process_time()
+            step()
+            if setting.device == "cuda":
+                torch.cuda.synchronize()
+            turns.send(Turn(time.perf_counter() - started, time.process_time() - used, taken))
 
 
 def _detector(size: int) -> Detector:
     return build_detector(DetectorConfig(backbone="efficientnet_b0", image_size=size))
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -201,11 +261,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     size, count, steps, repetitions = (64, 4, 3, 2) if options.quick else (224, 8, 10, 5)
     if options.device == "cuda" and not options.quick:
         count, repetitions = 64, 20
-    found = measure(size, count, steps, repetitions, options.device)
+    setting = Setting(size, count, steps, options.device, options.threads)
+    found = measure(setting, repetitions)
     ratios = _ratios(found, "seconds")
     same_game = [name for name in ratios if name.startswith("game_alternating")]
     best = max(same_game, key=lambda name: ratios[name])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dfcore.allocator import keep_freed_memory
 from dfcore.errors import ConfigError
 from dfcore.training.compiling import compile_twin, worth_compiling
 from dfcore.training.epoch import finish_epoch, train_epoch
@@ -64,6 +65,7 @@ def train(
         DataError: a split lacks a class.
         WorkFailed: a loss is not finite, or memory ran out.
     """
+    keep_freed_memory()
     with joined(device, recipe) as fabric:
         if fabric.broadcast(resume and is_finished(out, identity_of(recipe, store))):
             return out
