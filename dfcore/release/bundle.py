@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,22 +12,28 @@ from typing import Any
 
 from dfcore.errors import BundleError, ConfigError, DataError, WorkFailed
 from dfcore.evaluation.evaluate import detector_digest
-from dfcore.models import load_detector
+from dfcore.models import Detector, load_detector
 from dfcore.models.bundle import CARD, MANIFEST, SIGNATURE, list_files
+from dfcore.models.export import ONNX_FILE, write_onnx
 from dfcore.models.golden import GOLDEN_FILE, write_golden
 from dfcore.provenance import sha256_file
 from dfcore.release.card import write_card
 from dfcore.release.gate import Decision
 from dfcore.release.measured import EVIDENCE, SAMPLES, read_measured
 from dfcore.release.ml_bom import write_ml_bom
+from dfcore.release.model_archive import MODEL_ARCHIVE, write_model_archive
 from dfcore.storage import write_atomic
 from dfcore.storage.base import check_key
 
 __all__ = ["build_bundle"]
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS = "weights.safetensors"
 BOM = "bom.cdx.json"
-_MADE = {GOLDEN_FILE, BOM, MANIFEST, SIGNATURE, "MODEL_CARD.md", "reference.json"}
+_MADE = {
+    GOLDEN_FILE, ONNX_FILE, MODEL_ARCHIVE, BOM, MANIFEST, SIGNATURE, "MODEL_CARD.md", "reference.json",
+}  # fmt: skip
 
 
 def build_bundle(
@@ -40,7 +47,9 @@ def build_bundle(
 ) -> Path:
     """Collect a release in a folder; sign it with `sign_bundle` afterwards.
 
-    The same inputs give the same bytes, dates included: they are the evidence's and the decision's.
+    The same inputs give the same bytes, dates included: they are the evidence's and the decision's. Exports
+    are made here: ONNX, and TorchServe's archive. A backbone that ONNX can't express is bundled without, with
+    a warning; PyTorch serves it.
 
     Args:
         out: the folder to make; an older bundle there is replaced.
@@ -50,13 +59,14 @@ def build_bundle(
         decision: the gate's decision as JSON.
         report: the HTML report, if one was written.
         reference: what drift is measured against.
-        extra: further files by their name in the bundle, such as an engine's export.
+        extra: further files by their name in the bundle.
 
     Returns:
         `out`.
 
     Raises:
         BundleError: the gate said no, or judged other evidence than this.
+        CheckFailed: the exported graph gives other scores than the detector.
         ConfigError: the decision can't be read, `out` is a folder of something else, or an extra file has
             the name of a part.
         DataError: a part is missing.
@@ -84,6 +94,7 @@ def build_bundle(
         folder = Path(name) / "bundle"
         _fill(folder, parts, reference)
         write_golden(folder / GOLDEN_FILE, detector)
+        _export(folder, detector, verdict.created)
         write_card(folder / "MODEL_CARD.md", measured, verdict, folder / CARD)
         write_ml_bom(folder / BOM, measured, verdict, folder)
         _write_manifest(folder)
@@ -124,6 +135,14 @@ def _fill(folder: Path, parts: Mapping[str, Path], reference: Mapping[str, Any])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"expected a drift reference of finite JSON numbers, got: {error}") from error
     write_atomic(folder / "reference.json", f"{text}\n".encode())
+
+
+def _export(folder: Path, detector: Detector, created: str) -> None:
+    try:
+        write_onnx(folder / ONNX_FILE, detector, folder / GOLDEN_FILE)
+    except ConfigError as error:
+        logger.warning("no %s in this bundle: %s", ONNX_FILE, error)
+    write_model_archive(folder / MODEL_ARCHIVE, folder, created)
 
 
 def _write_manifest(folder: Path) -> None:

@@ -15,9 +15,9 @@ from tests.release.conftest import make_bundle
 from tests.release.evidence import edit, write_evaluation
 
 FILES = {
-    "MODEL_CARD.md", "bom.cdx.json", "decision.json", "detector.json", "evidence.json", "golden.safetensors",
-    "manifest.json", "reference.json", "report.html", "samples.parquet", "signature.json",
-    "weights.safetensors",
+    "MODEL_CARD.md", "bom.cdx.json", "decision.json", "detector.json", "detector.mar", "detector.onnx",
+    "evidence.json", "golden.safetensors", "manifest.json", "reference.json", "report.html",
+    "samples.parquet", "signature.json", "weights.safetensors",
 }  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def test_a_bundle_is_whole_signed_and_loads(bundle: Path, public_key: Path) -> N
     assert load_detector(bundle, public_key=public_key).threshold == 0.5
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, parts: Path) -> None:
-    one, two = make_bundle(tmp_path / "one", parts), make_bundle(tmp_path / "two", parts)
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, parts: Path, built: Path) -> None:
+    one, two = built / "bundle", make_bundle(tmp_path / "two", parts)
     for name in FILES - {"signature.json"}:  # ECDSA draws a random number for each signature
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
@@ -59,11 +59,23 @@ def test_other_people_s_files_go_along(tmp_path: Path, parts: Path, public_key: 
     sign_bundle(folder, parts / "keys/rampart.key")
     verify_bundle(folder, public_key)
     assert "engines/x.onnx" in json.loads((folder / "manifest.json").read_text())["files"]
-    for name in ("weights.safetensors", "manifest.json", "bom.cdx.json"):
+    for name in ("weights.safetensors", "manifest.json", "bom.cdx.json", "detector.onnx", "detector.mar"):
         with pytest.raises(ConfigError, match="expected another name for the extra file"):
             build(name)
     with pytest.raises(ConfigError, match="expected a key such as"):
         build("../x")
+
+
+def test_a_backbone_that_onnx_cannot_express_is_bundled_without(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("expected a backbone that ONNX can express, got x")
+
+    monkeypatch.setattr("dfcore.release.bundle.write_onnx", refuse)
+    folder = make_bundle(tmp_path / "out", parts)
+    assert {path.name for path in folder.iterdir()} == FILES - {"detector.onnx"}
+    assert "no detector.onnx in this bundle: expected a backbone" in caplog.text
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -80,7 +80,7 @@ class EfficientViT(nn.Module):
     def encode(self, maps: torch.Tensor) -> torch.Tensor:
         """Return tokens (N, 1 + cells, width) of the CNN's maps (N, C, h, w)."""
         cells = self.project(maps.flatten(2).transpose(1, 2))
-        tokens = torch.cat([self.cls_token.expand(len(cells), -1, -1), cells], dim=1)
+        tokens = torch.cat([self.cls_token.expand(cells.shape[0], -1, -1), cells], dim=1)
         encoded: torch.Tensor = self.blocks(tokens + self._positions_for(maps.shape[2], maps.shape[3]))
         return encoded
 
