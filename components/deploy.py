@@ -1,4 +1,4 @@
-"""Component: the InferenceService that serves a published detector."""
+"""Component: give a published detector the traffic, step by step, or write what would be applied."""
 
 from kfp import dsl
 
@@ -7,29 +7,38 @@ from components.images import component
 
 @component
 def deploy(
-    uri: str,
     version: str,
     registry: str,
     name: str,
+    channel: str,
     image: str,
     manifest: dsl.Output[dsl.Artifact],
+    rollout: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default, nothing writes to it
 ) -> None:
-    """Write the manifest that would be applied.
+    """Roll a version out as a canary; if it is worse than the one before, the channel goes back too.
 
     Args:
-        uri: `registry://NAME@CHANNEL`.
-        version: the published version, an annotation on the service.
+        version: the published version.
         registry: address of the object store.
         name: the model's name, also the service's.
-        image: the predictor's image.
+        channel: what points at the version.
+        image: the predictor's image, where `rollout` names none.
         manifest: the InferenceService as YAML.
+        rollout: keys of `RolloutSettings`; empty applies nothing.
+
+    Raises:
+        CheckFailed: it was rolled back.
     """
     from pathlib import Path
 
-    from components.inference_service import inference_service
+    from components.delivery import deliver, manifest_of
     from components.progress import say
+    from components.release import Address
     from components.writing import write_text
 
-    text = inference_service(uri=uri, version=version, registry=registry, name=name, image=image)
-    write_text(Path(manifest.path), text)
-    say("deploy", f"manifest for {name} {version} written, not applied")
+    address = Address(registry, name, channel)
+    write_text(Path(manifest.path), manifest_of(address, version, image, rollout))
+    if rollout:
+        deliver(address, version, rollout)
+    else:
+        say("deploy", f"manifest for {name} {version} written, not applied")

@@ -29,7 +29,7 @@ def evaluate_robustness(  # noqa: PLR0913  # KFP: inputs, outputs and settings i
         name: what this detector is called in the evidence.
         evidence: evidence.json, samples.parquet, and the cache that a broken-off run goes on from.
         cross_store: a crop store of another data set.
-        surrogate: another detector, for transferred attacks.
+        surrogate: another detector, for transferred attacks; read only if the suite has some.
         suite: which scenarios.
         frames_per_video: at most this many crops of each video.
         seed: of the attacks' random starts.
@@ -55,19 +55,21 @@ def evaluate_robustness(  # noqa: PLR0913  # KFP: inputs, outputs and settings i
     detector = load_detector(model.path)
     check_unseen(detector, corpora)
     learned = any(scenario.needs_training for scenario in scenarios)
+    moved = any(scenario.needs_surrogates for scenario in scenarios)
+    other = Path(surrogate.path) if surrogate and moved else None
 
     def work(out: Path) -> None:
         training = stores[0].select(split="train", max_frames_per_video=1) if learned else None
         evaluate(
             detector, corpora, suite=suite, name=name, out=out, seed=seed, training=training,
-            surrogates=[load_detector(surrogate.path)] if surrogate else (),
+            surrogates=[load_detector(other)] if other else (),
             cache=out / "cache", progress=counter(step, "attack steps"), device="auto",
         )  # fmt: skip
 
     code = ("evaluation", "explain", "attacks", "models", "data", "preprocessing", "shapes", "config")
     inputs: dict[str, Any] = {"model": folder_digest(Path(model.path)), "stores": [s.digest for s in stores]}
     inputs |= {"suite": suite, "frames": frames_per_video, "seed": seed, "name": name}
-    inputs |= {"other": folder_digest(Path(surrogate.path)) if surrogate else None, "code": code_digest(code)}
+    inputs |= {"other": folder_digest(other) if other else None, "code": code_digest(code)}
     kept = Path(evidence.path)
     reused = reuse("evaluate", inputs, cache=cache, out=kept, work=work, resumable=True)
     say(step, "reused: model, crops and code are unchanged" if reused else "done")

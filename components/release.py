@@ -43,7 +43,7 @@ def write_release_report(
     Returns:
         The file.
     """
-    from dfcore.evaluation import Evidence, collect_pictures, write_report
+    from dfcore.evaluation import Evidence, collect_looks, collect_pictures, write_report
     from dfcore.models import load_detector
     from dfcore.release import Decision, advise
 
@@ -63,6 +63,7 @@ def write_release_report(
             name: one.evidence for name, one in candidates.items()
             if (one.evidence / "samples.parquet").is_file()
         },
+        looks=[collect_looks(detectors, crops, corpus=corpus)],
     )  # fmt: skip
 
 

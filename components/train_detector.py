@@ -8,7 +8,7 @@ from components.images import component
 
 
 @component
-def train_detector(
+def train_detector(  # noqa: PLR0913  # KFP: inputs, outputs and settings in one signature
     store: dsl.Input[dsl.Dataset],
     name: str,
     recipe: str,
@@ -16,6 +16,8 @@ def train_detector(
     initial: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045  # KFP reads it
     overrides: list = [],  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default, nothing writes to it
     cache: Optional[str] = None,  # noqa: UP045  # KFP reads this annotation
+    checkpoints: str = "",  # KFP's local runner can't hand on a pipeline's None
+    train_job: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
 ) -> None:
     """Train by a recipe; the test split is never read.
 
@@ -27,38 +29,37 @@ def train_detector(
         initial: a detector to start from, used if the recipe asks for it.
         overrides: `key=value` settings on top of the recipe.
         cache: a folder in which unchanged work is found again.
+        checkpoints: an object store from which a lost pod's successor goes on, or "".
+        train_job: keys of `TrainJobSettings`, to train on several machines; empty trains in this pod.
     """
     from pathlib import Path
+    from typing import Any
 
-    from components.progress import say, training
+    from components.progress import say
     from components.reuse import code_digest, folder_digest, reuse
+    from components.train_job import run_train_job
+    from components.training import TrainingOrder, run_training
     from dfcore.data import CropStore
-    from dfcore.recipes import get_recipe
-    from dfcore.training import preflight, train
+    from dfcore.provenance import digest_json
 
-    step = f"train {name}"
-    settings = get_recipe(recipe).override(overrides)
-    crops = CropStore.open(Path(store.path))
-    start = Path(initial.path) if initial and settings.initialise_from_baseline else None
-    say(step, f"recipe {settings.name}" + (", from the baseline's weights" if start else ""))
+    order = TrainingOrder(f"train {name}", recipe, tuple(overrides), store.path)
+    settings = order.settings()
+    if initial and settings.initialise_from_baseline:
+        order = order._replace(initial=initial.path)
+    say(order.step, f"recipe {settings.name}" + (", from the baseline's weights" if order.initial else ""))
+    code = ("training", "defences", "attacks", "models", "data", "preprocessing", "shapes", "config")
+    inputs: dict[str, Any] = {
+        "store": CropStore.open(Path(store.path)).digest,
+        "recipe": settings.model_dump(mode="json"),
+    }
+    inputs |= {"initial": folder_digest(Path(order.initial)) if order.initial else None}
+    inputs |= {"code": code_digest(code)}
 
     def work(out: Path) -> None:
-        if (expected := preflight(settings, crops, initial=start)) is not None:
-            say(step, f"expected: {expected.describe()}")
-        train(settings, crops, out, initial=start, progress=training(step), resume=True)
+        if train_job:
+            run_train_job(order, out, checkpoints or None, digest_json(inputs), train_job)
+        else:
+            run_training(order, out, checkpoints or None, digest_json(inputs))
 
-    code = ("training", "defences", "attacks", "models", "data", "preprocessing", "shapes", "config")
-    reused = reuse(
-        "train",
-        {
-            "store": crops.digest,
-            "recipe": settings.model_dump(mode="json"),
-            "initial": folder_digest(start) if start else None,
-            "code": code_digest(code),
-        },
-        cache=cache,
-        out=Path(model.path),
-        resumable=True,
-        work=work,
-    )
-    say(step, "reused: crops, recipe and code are unchanged" if reused else "done")
+    reused = reuse("train", inputs, cache=cache, out=Path(model.path), resumable=True, work=work)
+    say(order.step, "reused: crops, recipe and code are unchanged" if reused else "done")

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pipelines.audit_robustness import audit_robustness
 from pipelines.train_and_release import train_and_release
 
 if TYPE_CHECKING:
     from pipelines.compile import compile_pipeline
     from pipelines.run import run_pipeline
 
-__all__ = ["compile_pipeline", "run_pipeline", "train_and_release"]
+__all__ = ["audit_robustness", "compile_pipeline", "run_pipeline", "train_and_release"]
 
 
 def __getattr__(name: str) -> Any:

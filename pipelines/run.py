@@ -1,4 +1,4 @@
-"""python -m pipelines.run --out DIR --arguments F.json: one run with KFP's local runner.
+"""python -m pipelines.run --out DIR --arguments F.json: one run of a pipeline with KFP's local runner.
 
 The run folder holds `artifacts/` (KFP's pipeline root) and, when the run is complete, `outputs.json`: for
 each output of the pipeline its value, or its artifact's path. `--arguments -` reads standard input.
@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.compile import PIPELINES
+
 __all__ = ["main", "run_pipeline"]
 
 
-def run_pipeline(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Run `train_and_release` step by step.
+def run_pipeline(arguments: Mapping[str, Any], out: Path, name: str = "train_and_release") -> dict[str, Any]:
+    """Run a pipeline step by step.
 
     Args:
         arguments: the pipeline's parameters.
         out: the run folder.
+        name: of the pipeline.
 
     Returns:
         The pipeline's outputs: parameters by value, artifacts by path.
@@ -31,12 +34,13 @@ def run_pipeline(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """
     from kfp import local
 
+    import pipelines
     from components.writing import write_text
     from dfcore.config import suggest
     from dfcore.errors import ConfigError
-    from pipelines.train_and_release import train_and_release
 
-    known = train_and_release.component_spec.inputs
+    pipeline = getattr(pipelines, name)
+    known = pipeline.component_spec.inputs
     for name in arguments:
         if name not in known:
             raise ConfigError(f"unknown pipeline parameter {name!r}{suggest(name, known)}")
@@ -47,7 +51,7 @@ def run_pipeline(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
         pipeline_root=str((out / "artifacts").resolve()),
         raise_on_error=True,
     )
-    task = train_and_release(**arguments)
+    task = pipeline(**arguments)
     outputs = {name: getattr(value, "path", value) for name, value in task.outputs.items()}
     write_text(out / "outputs.json", json.dumps(outputs, indent=2))
     return outputs
@@ -58,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.run", description="Run the pipeline on this machine."
     )
+    parser.add_argument("--pipeline", choices=PIPELINES, default="train_and_release")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arguments", default="-", help="a JSON file with the pipeline's parameters, or -")
     options = parser.parse_args()
@@ -67,7 +72,7 @@ def main() -> None:
     # The steps run one after another: each may use every core, and sleeps instead of spinning while it waits.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        run_pipeline(json.loads(text), options.out)
+        run_pipeline(json.loads(text), options.out, options.pipeline)
     except RuntimeError as error:
         sys.exit(str(error))
 

@@ -82,6 +82,9 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
     frames_per_video: int = 4,
     seed: int = 0,
     serving_image: str = "ghcr.io/rampart/rampart-python:0.1.0",
+    rollout: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
+    checkpoints: str = "",
+    train_job: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
     cache: Optional[str] = None,  # noqa: UP045  # KFP reads this annotation
 ) -> Outputs:
     """Wire the steps.
@@ -104,7 +107,10 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
         suite: the scenarios of the evaluation.
         frames_per_video: crops of each test video that are attacked.
         seed: of the attacks' random starts.
-        serving_image: the predictor's image in the InferenceService.
+        serving_image: the predictor's image in the InferenceService, where `rollout` names none.
+        rollout: keys of `RolloutSettings`; empty writes the InferenceService and applies nothing.
+        checkpoints: an object store from which the training of a lost pod is gone on with, or "".
+        train_job: keys of `TrainJobSettings`, to train on several machines; empty trains in one pod.
         cache: a folder in which unchanged work is found again.
     """
     store = prepare_data(
@@ -114,16 +120,18 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
         root=cross_root, layout=cross_layout, settings=preprocessing, num_shards=num_shards, cache=cache
     ).set_display_name("prepare data (cross)").output  # fmt: skip
     baseline = components.train_detector(
-        store=store, name="baseline", recipe=baseline_recipe, overrides=baseline_overrides, cache=cache
+        store=store, name="baseline", recipe=baseline_recipe, overrides=baseline_overrides, cache=cache,
+        checkpoints=checkpoints, train_job=train_job,
     ).set_display_name("train baseline").outputs["model"]  # fmt: skip
     robust = components.train_detector(
         store=store, name="robust", recipe=robust_recipe, overrides=robust_overrides, initial=baseline,
-        cache=cache,
+        cache=cache, checkpoints=checkpoints, train_job=train_job,
     ).set_display_name("train robust").outputs["model"]  # fmt: skip
     evidence = {}
-    for name, model in (("baseline", baseline), ("robust", robust)):
+    # Each is the other's surrogate: suites with transferred attacks make them there.
+    for name, model, other in (("baseline", baseline, robust), ("robust", robust, baseline)):
         evidence[name] = components.evaluate_robustness(
-            model=model, store=store, cross_store=cross, name=name, suite=suite,
+            model=model, store=store, cross_store=cross, surrogate=other, name=name, suite=suite,
             frames_per_video=frames_per_video, seed=seed, cache=cache,
         ).set_display_name(f"evaluate {name}").outputs["evidence"]  # fmt: skip
 
@@ -148,8 +156,8 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
             registry=registry, name=model_name, channel=channel,
         )  # fmt: skip
         components.deploy(
-            uri=published.outputs["uri"], version=published.outputs["version"], registry=registry,
-            name=model_name, image=serving_image,
+            version=published.outputs["version"], registry=registry, name=model_name, channel=channel,
+            image=serving_image, rollout=rollout,
         )  # fmt: skip
     with dsl.Else(name="reject"):
         rejected = components.reject_model(decision=robust_decision, name="robust")

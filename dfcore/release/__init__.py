@@ -3,6 +3,7 @@
 from dfcore.models.bundle import fetch, verify_bundle
 from dfcore.release.advice import advise
 from dfcore.release.audit import Event
+from dfcore.release.audits import AuditRecord, read_audits, write_audit
 from dfcore.release.bundle import build_bundle
 from dfcore.release.collect import Garbage
 from dfcore.release.gate import Decision, Rule, check_gate
@@ -12,6 +13,7 @@ from dfcore.release.registry import Registry, Version
 from dfcore.release.signing import ensure_key, sign_bundle, sign_with_sigstore
 
 __all__ = [
+    "AuditRecord",
     "Decision",
     "Event",
     "Garbage",
@@ -27,7 +29,9 @@ __all__ = [
     "fetch",
     "load_policy",
     "provision_minio",
+    "read_audits",
     "sign_bundle",
     "sign_with_sigstore",
     "verify_bundle",
+    "write_audit",
 ]

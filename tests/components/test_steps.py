@@ -34,15 +34,16 @@ def test_reject_model_names_every_failed_rule(tmp_path: Path) -> None:
 def test_deploy_writes_a_hardened_inference_service(tmp_path: Path) -> None:
     manifest = dsl.Artifact(name="manifest", uri=str(tmp_path / "isvc.yaml"))
     components.deploy.python_func(
-        uri="registry://Deep_Fake@production", version="v0001-1a2b3c4d", registry="s3://bucket/registry",
-        name="Deep_Fake", image="registry.example/rampart@sha256:0", manifest=manifest,
+        version="v0001-1a2b3c4d", registry="s3://bucket/registry", name="Deep_Fake", channel="production",
+        image="registry.example/rampart@sha256:0", manifest=manifest,
     )  # fmt: skip
     document = yaml.safe_load((tmp_path / "isvc.yaml").read_text())
     (container,) = document["spec"]["predictor"]["containers"]
     assert document["kind"] == "InferenceService"
     assert document["metadata"]["name"] == "deep-fake"
-    assert document["metadata"]["annotations"]["rampart/model-version"] == "v0001-1a2b3c4d"
-    assert container["command"][:4] == ["rampart", "serve", "--model", "registry://Deep_Fake@production"]
+    assert document["metadata"]["annotations"]["rampart.io/model-version"] == "v0001-1a2b3c4d"
+    # the version, not the channel: what serves changes by a rollout only
+    assert "registry://Deep_Fake@v0001-1a2b3c4d" in container["command"]
     assert container["securityContext"]["runAsNonRoot"] is True
     assert {"name": "RAMPART_REGISTRY", "value": "s3://bucket/registry"} in container["env"]
 

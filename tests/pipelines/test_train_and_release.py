@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dfcore.data.synthetic import synthesize
 from dfcore.errors import ConfigError, DataError
-from dfcore.release import Registry
-from rampart.local_run import run_locally
+from dfcore.release import Registry, read_audits
+from rampart.local_run import child_environment, run_locally
 from rampart.steps import Steps
 
 # Sees to it that a model is released whatever one short epoch achieves; fails closed all the same.
@@ -50,7 +52,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_releases_then_reuses_then_rejects(arguments: dict[str, object], tmp_path: Path) -> None:
     with Steps() as steps:
         outputs = run_locally(arguments, tmp_path / "first", steps)
@@ -85,6 +87,27 @@ def test_releases_then_reuses_then_rejects(arguments: dict[str, object], tmp_pat
     assert registry.channels("deepfake") == {"production": outputs["version"]}
     decision = json.loads((Path(stopped["robust_decision"]) / "decision.json").read_text())
     assert not decision["promoted"]
+    _audit(arguments, outputs["version"], tmp_path / "audit")
+
+
+def _audit(arguments: dict[str, object], version: str, out: Path) -> None:
+    """Attack what is served again: it does not hold the strict policy, so the run fails; the record stays."""
+    order = {
+        "data_root": arguments["data_root"], "registry": arguments["registry"], "cache": arguments["cache"],
+        "preprocessing": arguments["preprocessing"], "frames_per_video": 1, "suite": "quick",
+        "policy": "strict",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipelines.run", "--pipeline", "audit_robustness", "--out", str(out)]
+    done = subprocess.run(
+        command, input=json.dumps(order), env=child_environment(out), capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"expected {version} to hold its policy" in done.stdout + done.stderr
+    (record,) = read_audits(Registry(str(arguments["registry"])), "deepfake", version)
+    assert record.regressed
+    assert record.audit == f"{record.created:%Y-%m-%d}-seed{record.created:%Y%m%d}"
+    assert (record.policy, record.suite, record.channel) == ("strict", "quick", "production")
 
 
 def test_a_folder_that_is_no_data_set_stops_the_run(arguments: dict[str, object], tmp_path: Path) -> None:
