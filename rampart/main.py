@@ -23,6 +23,7 @@ from rampart import (
     pipeline,
     predict,
     registry,
+    rollout,
     serve,
     train,
 )
@@ -49,6 +50,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
+app.add_typer(rollout.app, name="rollout")
 
 _FAILED = 3
 _INTERRUPTED = 130
