@@ -9,10 +9,10 @@ export OMP_WAIT_POLICY := PASSIVE
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
 
-.PHONY: help setup demo test lint format types imports clean
+.PHONY: help setup demo test charts cluster-test bench lint format types imports clean
 
 help:  ## list the tasks
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(INSTALLED)  ## make .venv with the pinned packages
 
@@ -32,6 +32,22 @@ demo: setup  ## the main job end to end, small: corpus, training, attack, gate, 
 
 test: setup  ## all tests, with what was skipped named at the end
 	$(BIN)/pytest
+
+charts: setup  ## the chart: unit tests, schemas, alerts, dashboards (tools: tests/cluster/install.sh)
+	$(BIN)/pytest tests/charts
+
+# What needs no folder of its own; benchmarks.defences and benchmarks.demo_seeds take hours and one each.
+BENCHMARKS := adversarial_training attack_scores blur_flow_cost decode evaluation faces folding loader pgd_crafting \
+  prepare_again prepare_scale serving serving_engine serving_soak
+
+cluster-test: setup  ## rollouts, pods and TrainJobs on a real control plane (tools: tests/cluster/install.sh)
+	$(BIN)/pytest tests/cluster
+
+bench: setup  ## measure everything that is published, into benchmarks/results (hours; keep the machine quiet)
+	for name in $(BENCHMARKS); do \
+	  $(BIN)/python -m benchmarks.$$name --json > benchmarks/results/$$name.json.new \
+	    && mv benchmarks/results/$$name.json.new benchmarks/results/$$name.json || exit; \
+	done
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

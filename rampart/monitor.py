@@ -1,9 +1,10 @@
-"""rampart monitor evaluate | score | drift: how much the attack scores see, and what comes in.
+"""rampart monitor evaluate | score | drift | export: how much the attack scores see, and what comes in.
 
 rampart monitor evaluate --model URI --data STORE --out DIR
 rampart monitor score FILE… --model URI
 rampart monitor score --data STORE --model URI --out REFERENCE
 rampart monitor drift --reference REFERENCE --current s3://…/payloads
+rampart monitor export --store s3://…/registry --port 9108
 """
 
 from __future__ import annotations
@@ -171,6 +172,20 @@ def drift(  # each argument is one option
     emit(document, as_json, "drifted" if report.drifted else "stable")
     if report.drifted:
         raise typer.Exit(1)
+
+
+@app.command("export")
+def export(
+    store: Annotated[str, typer.Option(envvar="RAMPART_REGISTRY", help="file://… or s3://….")],
+    host: Annotated[str, typer.Option(help="What to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="/metrics and /healthz.")] = 9108,
+    interval: Annotated[float, typer.Option(help="Seconds between two readings.")] = 60.0,
+) -> None:
+    """Serve the registry's channels, evidence and decisions as Prometheus metrics."""
+    from serving.kpi_exporter import ExportSettings, run_exporter
+
+    given = {"host": host, "port": port, "interval_seconds": interval}
+    run_exporter(store, ExportSettings.parse(given, "command line"))
 
 
 def fit_reference(detector: Detector, crops: Crops, seed: int = 0) -> dict[str, Any]:
