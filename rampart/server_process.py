@@ -51,7 +51,8 @@ def running_server(uri: str, name: str, registry: str, log: Path, cache: Path) -
         WorkFailed: it did not become ready.
     """
     port = free_port()
-    command = [sys.executable, "-m", "serving", "--model", uri, "--name", name, "--http-port", str(port)]
+    command = [sys.executable, "-m", "serving", "--model", uri, "--name", name]
+    command += ["--host", "127.0.0.1", "--http-port", str(port)]
     environment = {**child_environment(cache), "RAMPART_REGISTRY": registry, "OMP_NUM_THREADS": _THREADS}
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(

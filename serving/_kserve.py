@@ -12,9 +12,15 @@ sys.argv = _arguments[:1]
 try:
     from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
     from kserve.errors import InvalidInput as BadRequest
+    from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady, UnsupportedProtocol
+    from kserve.model import InferenceVerb
     from kserve.model_server import app
+    from kserve.predictor_config import PredictorConfig
     from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.grpc import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc
+    from kserve.protocol.grpc.servicer import InferenceServicer
     from kserve.protocol.infer_type import RequestedOutput
+    from kserve.protocol.rest.server import RESTServer
 finally:
     sys.argv = _arguments
 
@@ -25,8 +31,18 @@ __all__ = [
     "InferOutput",
     "InferRequest",
     "InferResponse",
+    "InferenceServicer",
+    "InferenceVerb",
     "Model",
+    "ModelNotFound",
+    "ModelNotReady",
     "ModelServer",
+    "PredictorConfig",
+    "RESTServer",
     "RequestedOutput",
+    "ServerNotReady",
+    "UnsupportedProtocol",
     "app",
+    "grpc_predict_v2_pb2",
+    "grpc_predict_v2_pb2_grpc",
 ]

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
 
-from dfcore.errors import InvalidInput, MediaError
-from serving._kserve import BadRequest, InferOutput, InferRequest, InferResponse, Model
+from dfcore.errors import CheckFailed, InvalidInput, RampartError
+from serving._kserve import (
+    BadRequest,
+    InferenceVerb,
+    InferOutput,
+    InferRequest,
+    InferResponse,
+    Model,
+    ModelNotReady,
+)
+from serving.admission import Gate, Overloaded
 from serving.answers import Answer
-from serving.inputs import Media, RejectedInput, parse_instances, parse_tensor
-from serving.metrics import input_rejected, observe_answer, publish_model, request_seconds
+from serving.auth import current_identity
+from serving.explaining import Explainer, ExplainOptions, examine
+from serving.inputs import parse_instances, parse_json, parse_tensor
+from serving.media import Work
+from serving.metrics import in_flight, input_rejected, publish_model, reloads, request_seconds
+from serving.monitoring import Monitor
 from serving.predictor import Predictor
+from serving.protocol import OUTPUTS, RestRequest, decode_infer_request
+from serving.rejection import RefusedInput, RejectedInput, reason_of
 from serving.settings import ServerSettings
 
 __all__ = ["DeepfakeModel"]
 
-Work = np.ndarray | list[Media]
+logger = logging.getLogger(__name__)
+
+_EXPLAIN_SLOTS = 1
 
 
 class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
@@ -27,102 +45,180 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
 
     Args:
         name: name on the endpoint's path.
-        open_predictor: fetches, verifies and loads the bundle.
-        settings: limits.
+        open_predictor: fetches, verifies and loads the bundle, and warms it up.
+        settings: limits, role and monitoring.
+
+    Raises:
+        ConfigError: monitoring can't work as it is set.
     """
 
     def __init__(self, name: str, open_predictor: Callable[[], Predictor], settings: ServerSettings) -> None:
         super().__init__(name)
         self._open_predictor = open_predictor
         self._settings = settings
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._monitor = Monitor(settings)
+        self._gate = Gate(settings.concurrency, settings.max_queue, settings.deadline_seconds, "max_queue")
+        self._explain_gate = Gate(
+            _EXPLAIN_SLOTS, settings.explain_queue, settings.deadline_seconds, "explain_queue"
+        )
         self._predictor: Predictor | None = None
 
     @property
     def predictor(self) -> Predictor:
-        """The loaded predictor."""
-        assert self._predictor is not None, "KServe asks only after load()"
+        """The loaded predictor.
+
+        Raises:
+            ModelNotReady: none is loaded yet.
+        """
+        if self._predictor is None:
+            raise ModelNotReady(self.name)
         return self._predictor
 
+    @property
+    def busy(self) -> int:
+        """How many requests are inside."""
+        return self._gate.inside + self._explain_gate.inside
+
     def load(self) -> bool:
-        """Fetch, verify and load the bundle, then say so.
+        """Fetch, verify, load and warm up the bundle, then say so.
 
         Raises:
             BundleError: it is altered, incomplete or unsigned.
         """
-        predictor = self._open_predictor()
-        predictor.timer = lambda stage: request_seconds.labels(stage).time()
-        publish_model(predictor.identity, predictor.threshold, predictor.reference)
-        self._predictor = predictor
+        self._take(self._open_predictor())
         self.ready = True
         return True
+
+    def reload(self) -> Literal["replaced", "refused", "failed"]:
+        """Load what the address names now, and replace the old one if it is whole.
+
+        Requests under way end on the model that they began with.
+
+        Returns:
+            "refused" if the new one does not verify, "failed" if it could not be fetched or loaded now.
+        """
+        old = self.predictor
+        try:
+            new = self._open_predictor()
+        except (RampartError, OSError, RuntimeError) as error:  # torch raises RuntimeError: no memory, say
+            outcome: Literal["refused", "failed"] = "refused" if isinstance(error, CheckFailed) else "failed"
+            reloads.labels(outcome).inc()
+            logger.error(
+                "%s stays in service, the new version is %s: %s", old.identity.version, outcome, error
+            )
+            return outcome
+        self._take(new)
+        old.close()
+        reloads.labels("replaced").inc()
+        logger.info("%s replaced %s", new.identity.version, old.identity.version)
+        return "replaced"
+
+    def _take(self, predictor: Predictor) -> None:
+        predictor.timer = lambda stage: request_seconds.labels(stage).time()
+        publish_model(predictor.identity, predictor.threshold, predictor.histograms)
+        unmeasured = sorted(set(self._settings.monitoring.policy.parts) - set(predictor.signs))
+        if unmeasured and self._settings.role != "transformer":
+            logger.warning("policy.parts of %s ignored: this server does not measure them", unmeasured)
+        self._predictor = predictor
+
+    def stop(self) -> None:
+        """Let the threads end, and write what is left of the payload log."""
+        self.ready = False
+        self._monitor.close()
+        self._gate.close()
+        self._explain_gate.close()
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Describe the V2 inputs; a request gives one of the two."""
         size = self.predictor.preprocessing.image_size
-        return [
-            {"name": "images", "datatype": "UINT8", "shape": [-1, size, size, 3]},
-            {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]},
-        ]
+        crops = {"name": "images", "datatype": "UINT8", "shape": [-1, size, size, 3]}
+        files = {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]}
+        return [crops] if self._settings.role == "predictor" else [crops, files]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describe the V2 outputs."""
-        return [
-            {"name": name, "datatype": kind, "shape": [-1]}
-            for name, kind in (
-                ("score", "FP32"),
-                ("label", "BYTES"),
-                ("outcome", "BYTES"),
-                ("answer", "BYTES"),
-            )
-        ]
+        return [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in OUTPUTS.items()]
 
-    async def preprocess(
-        self, payload: object, headers: Mapping[str, str] | None = None
-    ) -> tuple[InferRequest | None, Work]:
-        """Check the request and decode its envelope.
+    def validate(self, payload: object) -> object:
+        """Leave the checks to `preprocess`, which comes before."""
+        return payload
+
+    async def __call__(
+        self,
+        body: object,
+        headers: Mapping[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> Any:
+        """Answer one request.
 
         Raises:
             BadRequest: it does not fit; the message says what was expected and which limit it met.
+            RefusedInput: the monitoring policy does not answer it.
+            Overloaded: too many are waiting.
         """
-        request = payload if isinstance(payload, InferRequest) else None
-        work = await self._off_loop(self._parse, payload)
-        return request, work
+        gate = self._explain_gate if verb == InferenceVerb.EXPLAIN else self._gate
+        try:
+            with gate.enter(), in_flight.track_inprogress():
+                return await super().__call__(body, headers, verb)
+        except InvalidInput as error:
+            input_rejected.labels(reason_of(error)).inc()
+            if isinstance(error, RefusedInput):
+                raise
+            raise BadRequest(str(error)) from error
+        except Overloaded:
+            input_rejected.labels("overload").inc()
+            raise
 
-    async def predict(
-        self, payload: tuple[InferRequest | None, Work], headers: Mapping[str, str] | None = None
-    ) -> dict[str, Any] | InferResponse:
-        """Answer each instance.
+    async def preprocess(self, payload: object, headers: Mapping[str, str] | None = None) -> object:
+        """Decode the envelope of a prediction; an explanation's is decoded in its own queue."""
+        return payload
 
-        Raises:
-            BadRequest: an image or video does not decode or exceeds a limit.
-        """
-        request, work = payload
-        async with self._slots:
-            answers = await self._off_loop(self._answer, work)
-        for answer in answers:
-            observe_answer(answer)
+    async def predict(self, payload: object, headers: Mapping[str, str] | None = None) -> Any:
+        """Answer each instance; see `__call__`."""
+        predictor = self.predictor
+        request, work = await self._gate.run(self._parse, payload)
+        answers = await self._gate.run(self._answer, predictor, work, current_identity.get())
         if request is None:
             return {"predictions": [answer.model_dump(mode="json") for answer in answers]}
         return self._respond(request, answers)
 
-    async def _off_loop(self, work: Callable[[Any], Any], argument: object) -> Any:
-        try:
-            return await asyncio.to_thread(work, argument)
-        except InvalidInput as error:
-            input_rejected.labels(_reason(error)).inc()
-            raise BadRequest(str(error)) from error
-
-    def _parse(self, payload: object) -> Work:
-        if isinstance(payload, InferRequest):
-            return parse_tensor(payload, self._settings)
-        return parse_instances(payload, self._settings)
-
-    def _answer(self, work: Work) -> list[Answer]:
+    async def explain(self, payload: object, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Explain each instance; see `__call__`."""
+        if self._settings.role not in ("all", "explainer"):
+            raise RejectedInput(
+                "role", f"expected :explain at an explainer, got it at a {self._settings.role}"
+            )
         predictor = self.predictor
-        if isinstance(work, np.ndarray):
-            return predictor.predict_crops(work)
-        return [_answer_media(predictor, media, index) for index, media in enumerate(work)]
+        return await self._explain_gate.run(self._explain, predictor, payload, current_identity.get())
+
+    def _explain(self, predictor: Predictor, payload: object, identity: str) -> dict[str, Any]:
+        document = parse_json(payload) if isinstance(payload, bytes) else payload
+        options = ExplainOptions.read(document)
+        work = parse_instances(document, self._settings, self._settings.explain_instances)
+        with request_seconds.labels("explain").time():
+            explained = Explainer(predictor, partial(self._monitor.judge, identity=identity)).explain(
+                work, options
+            )
+        return {"explanations": [item.model_dump(mode="json") for item in explained]}
+
+    def _parse(self, payload: object) -> tuple[InferRequest | None, Work]:
+        with request_seconds.labels("parse").time():
+            request = payload if isinstance(payload, InferRequest) else None
+            if isinstance(payload, RestRequest):
+                request = decode_infer_request(payload, self.name)
+            if request is not None:
+                return request, self._allowed(parse_tensor(request, self._settings))
+            return None, self._allowed(parse_instances(payload, self._settings))
+
+    def _allowed(self, work: Work) -> Work:
+        role = self._settings.role
+        if role == "explainer" or (role == "predictor" and not isinstance(work, np.ndarray)):
+            wanted = "crops at a predictor" if role == "predictor" else ":explain at an explainer"
+            raise RejectedInput("role", f"expected {wanted}, got another request")
+        return work
+
+    def _answer(self, predictor: Predictor, work: Work, identity: str) -> list[Answer]:
+        return self._monitor.answer(examine(predictor, work), identity, predictor.weights)
 
     def _respond(self, request: InferRequest, answers: list[Answer]) -> InferResponse:
         scores = np.array([np.nan if item.score is None else item.score for item in answers], np.float32)
@@ -138,22 +234,8 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
         return InferResponse(
             response_id=request.id or str(uuid4()),
             model_name=self.name,
-            model_version=self.predictor.identity.version,
+            model_version=answers[0].model.version,
             infer_outputs=outputs,
+            use_binary_outputs=request.use_binary_outputs,
             requested_outputs=request.request_outputs,
         )
-
-
-def _answer_media(predictor: Predictor, media: Media, index: int) -> Answer:
-    try:
-        if media.kind == "video":
-            return predictor.predict_video(media.data)
-        return predictor.predict_image(media.data)
-    except MediaError as error:
-        raise MediaError(f"instances[{index}].{media.kind}: {error}") from error
-
-
-def _reason(error: InvalidInput) -> str:
-    if isinstance(error, RejectedInput):
-        return error.reason
-    return "media" if isinstance(error, MediaError) else "shape"

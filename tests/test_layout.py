@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("rampart", "dfcore", "components", "pipelines", "serving")
+PACKAGES = ("rampart", "dfcore", "components", "pipelines", "rollout", "serving")
 FILES = sorted(path for name in (*PACKAGES, "tests") for path in (ROOT / name).rglob("*.py"))
 MAX_LINES = 400
 COMPONENTS = sorted(

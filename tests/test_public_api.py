@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = Path(__file__).with_name("command_line.json")
 DOORS = sorted(
     ".".join(path.parent.relative_to(ROOT).parts)
-    for package in ("rampart", "dfcore", "components", "pipelines", "serving")
+    for package in ("rampart", "dfcore", "components", "pipelines", "rollout", "serving")
     for path in (ROOT / package).rglob("__init__.py")
 )
 

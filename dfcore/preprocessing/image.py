@@ -16,7 +16,13 @@ from dfcore.preprocessing.signature import describe_bytes
 __all__ = ["check_frames", "decode_image", "jpeg_roundtrip"]
 
 # Vector and multi-page formats stay out: they can refer to other files or hide a video.
-_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+_FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "WEBP")
+
+# what Pillow's readers trip over in damaged files; AVIF's, for one, raises a RuntimeError
+_DAMAGED = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+    struct.error,
+)  # fmt: skip
 
 
 def check_frames(frames: NDArray[np.uint8]) -> None:
@@ -32,7 +38,7 @@ def check_frames(frames: NDArray[np.uint8]) -> None:
 
 
 def decode_image(data: bytes, limits: MediaLimits | None = None) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG, WebP or BMP, turned upright by its EXIF orientation.
+    """Decode a JPEG, PNG, WebP, AVIF or BMP, turned upright by its EXIF orientation.
 
     Args:
         data: the file's bytes.
@@ -57,6 +63,8 @@ def decode_image(data: bytes, limits: MediaLimits | None = None) -> NDArray[np.u
                 "send a smaller image"
             )
         upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            return _narrow(upright)
         return np.array(upright.convert("RGB"), dtype=np.uint8)
     except Image.DecompressionBombError as error:
         raise MediaError(f"expected at most max_pixels={limits.max_pixels}: {error}") from error
@@ -69,11 +77,17 @@ def decode_image(data: bytes, limits: MediaLimits | None = None) -> NDArray[np.u
             f"expected an image ({known}), got {describe_bytes(data, len(data))}; "
             "convert it, or fetch it again"
         ) from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except _DAMAGED as error:
         got = describe_bytes(data, len(data))
         raise MediaError(
             f"expected an image that decodes, got {got} that is damaged ({error}); fetch it again"
         ) from error
+
+
+def _narrow(image: Image.Image) -> NDArray[np.uint8]:
+    """Keep the upper eight of sixteen bits, as Pillow does with colours; grey it would cut off at 255."""
+    grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def jpeg_roundtrip(images: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -42,9 +42,26 @@ def test_grey_and_alpha_become_rgb() -> None:
     ],
 )
 def test_other_bytes_are_refused_and_described(data: bytes, got: str) -> None:
-    with pytest.raises(MediaError, match=rf"expected an image \(BMP, JPEG, PNG, WEBP\), {got}") as caught:
+    known = r"\(AVIF, BMP, JPEG, PNG, WEBP\)"
+    with pytest.raises(MediaError, match=rf"expected an image {known}, {got}") as caught:
         decode_image(data)
     assert "BytesIO" not in str(caught.value)
+
+
+def test_sixteen_bits_are_scaled_not_cut_off() -> None:
+    grey = astronaut()[:40, :60, 1]
+    wide = _bytes(grey.astype(np.uint16) * 257, "PNG")
+    assert (decode_image(wide) == grey[..., None]).all()
+
+
+def test_avif_is_read() -> None:
+    picture = astronaut()[:64, :64]
+    data = _bytes(picture, "AVIF")
+    assert np.abs(decode_image(data).astype(int) - picture).mean() < 8
+    broken = data.replace(b"meta", b"meat").replace(b"ipma", b"ipmo")
+    for cut in (data[: len(data) // 2], broken):
+        with pytest.raises(MediaError, match="expected an image"):
+            decode_image(cut)
 
 
 def test_cut_off_images_and_limits_are_refused() -> None:

@@ -37,7 +37,7 @@ from dfcore.provenance import sha256_file
 from dfcore.release import ensure_key, sign_bundle
 
 SIZE = 64
-START_SECONDS = 120
+START_SECONDS = 240  # on a machine that does much else
 STOP_SECONDS = 30
 
 
@@ -56,6 +56,7 @@ class Server:
     client: httpx.Client
     grpc_port: int
     allowed: Path
+    log: Path
 
     def predict(self, *instances: object) -> httpx.Response:
         """Send a V1 request."""
@@ -196,11 +197,14 @@ def server(
     home = tmp_path_factory.mktemp("server")
     port, grpc_port = free_port(), free_port()
     settings: dict[str, Any] = {
+        "host": "127.0.0.1",
         "grpc_port": grpc_port,
         "threads": 1,
         "max_instances": 8,
+        "body_seconds": 4,
         "max_body_bytes": 6_000_000,
-        "media": {"max_bytes": 3_000_000, "max_pixels": 1_000_000},
+        "max_pending_bytes": 60_000_000,
+        "media": {"max_bytes": 3_000_000, "max_pixels": 1_000_000, "max_frames": 200},
         "allowed_prefixes": [f"file://{home}/"],
     }
     (home / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")
@@ -211,7 +215,7 @@ def server(
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_until_ready(client, process, log)
-            yield Server(client, grpc_port, home)
+            yield Server(client, grpc_port, home, log)
     finally:
         code = stop(process)
     assert code in (0, -15), log.read_text(encoding="utf-8")[-3000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfcore.errors import BundleError, ConfigError, ShapeError
+from dfcore.errors import BundleError, ConfigError, MediaError, ShapeError
 from dfcore.provenance import sha256_file
 from dfcore.release import Registry
 from serving import Predictor, ServerSettings
@@ -26,6 +26,15 @@ def test_image_score_is_that_of_the_most_suspicious_face(predictor: Predictor, p
     answer = predictor.predict_image(np.concatenate([portrait, portrait[:, ::-1]], axis=1))
     assert len(answer.faces) == 2
     assert answer.score == max(face.score for face in answer.faces)
+
+
+def test_too_many_faces_are_refused_rather_than_left_out(
+    predictor: Predictor, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "max_faces", 1)
+    assert predictor.predict_image(portrait).outcome == "ok"
+    with pytest.raises(MediaError, match="at most max_faces=1, got 2"):
+        predictor.predict_image(np.concatenate([portrait, portrait[:, ::-1]], axis=1))
 
 
 def test_video_from_a_file_equals_its_bytes(predictor: Predictor, clip: bytes, tmp_path: Path) -> None:
@@ -65,7 +74,8 @@ def test_altered_or_unsigned_bundle_is_refused(bundle: Bundle, tmp_path: Path) -
     with pytest.raises(BundleError, match=r"without manifest\.json and signature\.json"):
         Predictor(unsigned)
     loaded = Predictor(unsigned, allow_unsigned=True)
-    assert loaded.reference is None
+    assert loaded.histograms == {}
+    assert loaded.predict_crops(np.zeros((1, SIZE, SIZE, 3), np.uint8))[0].attack_score is None
     (unsigned / "reference.json").write_text("{}", encoding="utf-8")
     with pytest.raises(BundleError, match="histograms"):
         Predictor(unsigned, allow_unsigned=True)

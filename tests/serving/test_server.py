@@ -41,7 +41,10 @@ def test_v1_image(server: Server, portrait: np.ndarray, bundle: Bundle) -> None:
     assert 60 < (y0 + y1) / 2 < 160
     assert answer["quality"]["face_size"] == pytest.approx(max(x1 - x0, y1 - y0))
     assert answer["quality"]["blur"] > 0
-    assert answer["attack_score"] == answer["attack_parts"]["jpeg_75"] > 0
+    assert 0 <= answer["attack_score"] < 1
+    assert set(answer["attack_parts"]) == {"jpeg_75", "blur", "bits_4", "mahalanobis", "frequency"}
+    assert set(answer["raised"]) <= {*answer["attack_parts"], "combined"}
+    assert answer["flagged"] == ("combined" in answer["raised"])
     assert answer["model"]["name"] == "tiny"
     assert answer["model"]["digest"].startswith("sha256:")
 
@@ -75,7 +78,7 @@ BAD_INSTANCES = [
     ([1, 2], "malformed", "image, video, uri"),
     ({"image": {"b64": b64(b"hello")}}, "media", "image"),
     ({"video": {"b64": b64(b"this is a text file, not an mp4\n" * 50)}}, "media", "video"),
-    ({"image": {"b64": b64(bomb())}}, "media", "max_pixels=1000000"),
+    ({"image": {"b64": b64(bomb())}}, "too_large", "max_pixels=1000000"),
     ({"image": {"b64": b64(bytes(3_000_001))}}, "too_large", "max_bytes=3000000"),
     ({"uri": "s3://elsewhere/video.mp4"}, "uri", "allowed uri"),
     ({"uri": 7}, "uri", "allowed uri"),
@@ -273,6 +276,7 @@ def test_metrics(server: Server, portrait: np.ndarray) -> None:
         'rampart_request_seconds_count{stage="score"}',
         'rampart_fake_score_bucket{le="0.05",model="tiny"',
         'rampart_attack_score_bucket{kind="jpeg_75",le="0.05"',
+        'rampart_attack_score_bucket{kind="combined",le="0.05"',
         "rampart_faces_per_input_count{",
         'rampart_input_quality_count{kind="blur"',
         'rampart_input_quality_count{kind="face_size"',
@@ -286,6 +290,9 @@ def test_metrics(server: Server, portrait: np.ndarray) -> None:
     ]
     assert len(ratios) == 21
     assert sum(ratios) == pytest.approx(1)
+    for kind in ("jpeg_75", "mahalanobis", "combined"):
+        name = f'rampart_reference_bucket_ratio{{histogram="attack_score_{kind}",'
+        assert sum(row.startswith(name) for row in rows) == 21, kind
     served = {
         row.split('le="')[1].split('"')[0] for row in rows if row.startswith("rampart_fake_score_bucket")
     }
