@@ -8,21 +8,19 @@ of the same size, on the same detector as two logits. The robust accuracy of eac
 attacks and smaller budgets, crop by crop; ours must not be higher than anybody's.
 
 `ratio` compares seconds of the processor, which other work on the machine hardly changes; `ratio_clock` the
-clock's. ART is no dependency of ours: it is put into a folder of its own for the run.
+clock's. It needs the extra `referee`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -36,6 +34,7 @@ from dfcore.evaluation import SUITES, Corpus
 from dfcore.evaluation.arms import Arms
 from dfcore.evaluation.cache import Cache
 from dfcore.evaluation.outcomes import CorpusRun, standing
+from dfcore.evaluation.referee import PACKAGES, check_installed
 from dfcore.evaluation.runner import Runner
 from dfcore.models import Detector, DetectorConfig, build_detector, crafting_mode, fold_batch_norm
 from dfcore.provenance import versions
@@ -45,9 +44,6 @@ WHITE_BOX = tuple(
     item for item in SUITES["standard"]
     if item.kind in ("clean", "fgsm", "bim", "pgd") and item.role == "report" and item.channel is None
 )  # fmt: skip
-# its requirements that the rest of the project does not have already
-ART = ("adversarial-robustness-toolbox==1.20.1", "six==1.17.0", "tqdm==4.67.1")
-
 Craft = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -203,33 +199,12 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     }
 
 
-def provide_art(folder: str) -> str | None:
-    """Make ART importable from a folder of its own; returns why it could not be done, or None."""
-    if importlib.util.find_spec("art") is not None:
-        return None
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
-    try:
-        subprocess.run(
-            [*command, "--no-deps", "--target", folder, *ART],
-            check=True, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-    except subprocess.CalledProcessError as error:
-        return f"installing it failed: {error.stderr.strip().splitlines()[-1:]}"
-    except subprocess.TimeoutExpired:
-        return "installing it took more than 300 seconds"
-    sys.path.append(folder)  # last, so that what is pinned stays what is used
-    importlib.invalidate_caches()
-    return None
-
-
-def measure(count: int, size: int, steps: int, folder: str) -> dict[str, Any]:
+def measure(count: int, size: int, steps: int) -> dict[str, Any]:
     """Run ours and each peer once, one after the other."""
+    check_installed(["torchattacks", "art"])
     sys.stderr.write(f"training on {16 * steps} pictures\n")
     detector, crops = make_detector(size, steps), make_crops(count, size, seed=2)
     makers = {"torchattacks": torchattacks_crafts, "art": art_crafts}
-    reason = provide_art(folder)
-    if reason is not None:
-        del makers["art"]
     sys.stderr.write("ours\n")
     (stands, attacked), seconds = timed(lambda: ours(detector, crops))
     found: dict[str, Any] = {
@@ -248,7 +223,7 @@ def measure(count: int, size: int, steps: int, folder: str) -> dict[str, Any]:
             "robust_accuracy": _accuracies(peer),
             "stands_only_here": {str(level): int((stands[level] & ~peer[level]).sum()) for level in LEVELS},
         }
-    return {**found, "skipped": {"art": reason} if reason else {}}
+    return found
 
 
 def _accuracies(stands: dict[int, NDArray[np.bool_]]) -> dict[str, float]:
@@ -265,9 +240,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     count, size, steps = (32, 48, 40) if options.quick else (options.crops, 224, 48)
-    with tempfile.TemporaryDirectory(prefix="art-") as folder:
-        found = measure(count, size, steps, folder)
-    peers = {name: found[name] for name in ("torchattacks", "art") if name in found}
+    found = measure(count, size, steps)
+    peers = {name: found[name] for name in ("torchattacks", "art")}
     mine = found["ours"]
 
     def ratios(clock: str) -> dict[str, float]:
@@ -289,7 +263,7 @@ def main() -> None:
         "ratios": ratios("processor"), "ratios_clock": ratios("clock"),
         "robust_accuracy_higher_than": higher, "results": found, "repetitions": 1,
         "crops": count, "image_size": size, "batch": BATCH, "threads": options.threads,
-        "versions": versions(), "peer_versions": dict(package.split("==") for package in ART),
+        "versions": versions(), "peer_versions": {name: version(PACKAGES[name]) for name in peers},
     }  # fmt: skip
     sys.stdout.write(json.dumps(document, indent=None if options.json else 2) + "\n")
 

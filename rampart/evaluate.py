@@ -38,7 +38,7 @@ def evaluate(  # noqa: PLR0913  # each argument is one option
     surrogate: Annotated[
         list[str] | None, typer.Option(help="Another detector, for transferred attacks; repeatable.")
     ] = None,
-    frames: Annotated[int, typer.Option(help="At most this many crops of each video.")] = 4,
+    frames: Annotated[int, typer.Option(min=1, help="At most this many crops of each video.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ __all__ = ["Cache", "Record", "code_digest"]
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("attacks", "data", "evaluation", "models", "preprocessing")
+_PACKAGES = ("attacks", "data", "evaluation", "explain", "models", "preprocessing")
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dfcore.allocator import keep_freed_memory
 from dfcore.data import Crops
 from dfcore.errors import CheckFailed, DataError
-from dfcore.evaluation.arms import Arms, check_arms, detector_digest, fit_passes
+from dfcore.evaluation.agreement import judge_referees
+from dfcore.evaluation.arms import Arms, affordable, check_arms, detector_digest, fit_passes
 from dfcore.evaluation.cache import Cache, code_digest
 from dfcore.evaluation.corpus import Corpus, check_corpus, crops_digest
 from dfcore.evaluation.evidence import Evidence, GuardResult, ModelIdentity, ScenarioResult
@@ -83,12 +85,14 @@ def evaluate(  # noqa: PLR0913  # all but two are by keyword, and each is indepe
         DataError: no corpus, an empty one, one with a single class, or training crops that are tested on.
     """
     started = time.monotonic()
+    keep_freed_memory()
     scenarios = get_suite(suite)
     tested = {key: part if isinstance(part, Corpus) else Corpus(part) for key, part in corpora.items()}
     _check_corpora(tested)
     check_arms(detector, scenarios, tested, training, surrogates)
     if device is not None:
         detector.to(torch.device(_choose(device)))
+    scenarios = affordable(scenarios, training, detector.mean.device)
     groups = {guard: _groups(detector, key, training_groups) for guard, key in _USES.items()}
     shared = {
         **_describe(detector), "seed": seed, "code": code_digest(), "device": detector.mean.device.type
@@ -124,6 +128,7 @@ def _write(out: Path, runs: Sequence[CorpusRun], fields: Mapping[str, Any], star
         **fields,
         valid=all(guard.passed for guard in fields["guards"]),
         results=_measure(runs, fields["seed"]),
+        referees=[result for run in runs for result in judge_referees(run)],
         samples_digest=_write_samples(out, runs),
         commit=source_commit(),
         versions=versions(),

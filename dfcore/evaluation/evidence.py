@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dfcore.config import Config
+from dfcore.config import Config, Epsilon
 from dfcore.errors import CheckFailed
 from dfcore.evaluation.scenarios import Scenario, ThreatModel
 
@@ -18,11 +18,12 @@ __all__ = [
     "GuardResult",
     "Interval",
     "ModelIdentity",
+    "RefereeResult",
     "ScenarioResult",
     "schema_text",
 ]
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 
 class Interval(Config):
@@ -58,6 +59,8 @@ class ScenarioResult(Config):
             builds on reached, because no decision and no ranking of theirs could get worse (ece and brier are
             then that scenario's) or, where the scenario's `again` is "standing", because they are wrong.
         metrics: by name; `_8_bit` ones after rounding the attacked pixels to 8 bits.
+        spectrum: of what the attack changed, on the slice "all": power in equal bands of radial frequency,
+            0 to sqrt(.5) cycles a pixel, white noise being 1; None in a band that holds no frequency.
     """
 
     scenario: str
@@ -69,6 +72,7 @@ class ScenarioResult(Config):
     videos: int
     attacked: int
     metrics: dict[str, Interval]
+    spectrum: list[float | None] = Field(default_factory=list)
 
 
 class GuardResult(Config):
@@ -82,11 +86,40 @@ class GuardResult(Config):
     detail: str
 
 
+class RefereeResult(Config):
+    """What a library's attack left right, against ours, on the same crops of one corpus.
+
+    Attributes:
+        corpus: its name.
+        scenario: the library's, in the suite.
+        library, method, epsilon: whose code, which attack, which budget.
+        ours_by: our scenario that it is held against.
+        n: crops of both.
+        ours, theirs: share of right decisions at the deployed threshold.
+        difference: ours minus theirs, paired crop by crop.
+        verdict: "stronger" if the library leaves less right beyond the interval, which a guard refuses;
+            "weaker" if it leaves more; else "agrees".
+    """
+
+    corpus: str
+    scenario: str
+    library: str
+    method: str
+    epsilon: Epsilon
+    ours_by: str
+    n: int
+    ours: Interval
+    theirs: Interval
+    difference: Interval
+    verdict: Literal["agrees", "stronger", "weaker"]
+
+
 class Evidence(Config):
     """Everything that an evaluation found.
 
     Attributes:
-        schema_version: of this document; 1 had no `scenarios`, `fitted_on`, `surrogates` and `identity`.
+        schema_version: of this document; 1 had no `scenarios`, `fitted_on`, `surrogates` and `identity`, 2 no
+            `referees` and no `spectrum` of a result.
         model: what was measured.
         suite: name of the scenarios, "custom" for a list that somebody gave.
         seed: of noise, random starts and resampling.
@@ -97,6 +130,7 @@ class Evidence(Config):
         surrogates: digests of the detectors that transferred attacks were made on.
         identity: digest of all that the figures depend on, the code included; equal ones are one evaluation.
         results: every figure.
+        referees: our attacks against those of other people's libraries.
         guards: what must hold for the figures to count.
         valid: all guards passed.
         samples_digest: sha256 of samples.parquet, which holds the score of every crop.
@@ -105,7 +139,7 @@ class Evidence(Config):
         seconds: how long it took.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     model: ModelIdentity
     suite: str
     seed: int
@@ -116,6 +150,7 @@ class Evidence(Config):
     surrogates: list[str] = Field(default_factory=list)
     identity: str | None = None
     results: list[ScenarioResult]
+    referees: list[RefereeResult] = Field(default_factory=list)
     guards: list[GuardResult] = Field(min_length=1)
     valid: bool
     samples_digest: str

@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -17,7 +18,19 @@ from PIL import Image
 
 from dfcore.explain import cam_overlay
 
-__all__ = ["SERIES", "Axis", "Line", "amplified_png", "cam_jpeg", "chart_svg", "face_png", "key_svg"]
+__all__ = [
+    "SERIES",
+    "SHARES",
+    "Axis",
+    "Bar",
+    "Line",
+    "amplified_png",
+    "bars_svg",
+    "cam_jpeg",
+    "chart_svg",
+    "face_png",
+    "key_svg",
+]
 
 SERIES = 6
 """How many looks the page's style has; models beyond repeat them in their order."""
@@ -25,6 +38,7 @@ SERIES = 6
 Pixels = NDArray[np.float32]
 _WIDTH, _HEIGHT = 360, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 348, 12, 206
+_NAMES, _END, _BAR, _GAP = 80, 336, 9, 9
 _MARKERS = (
     "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z",
     "M-3.6,-3.6H3.6V3.6H-3.6Z",
@@ -41,7 +55,7 @@ class Line:
 
     Attributes:
         series: place of its model, which decides colour and marker.
-        points: (x, y) in order of x; y in [0, 1].
+        points: (x, y) in order of x.
         bars: (low, high) of each point's interval; empty for none.
         dashed: for a second line of the same model.
         marked: whether its points have markers.
@@ -54,29 +68,43 @@ class Line:
     marked: bool = True
 
 
+SHARES = (0, 0.25, 0.5, 0.75, 1)
+"""Ticks of an axis for what lies in [0, 1]."""
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A chart's x axis, from 0 to the last tick."""
+    """An axis from 0 to the last tick."""
 
     label: str
     ticks: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its model's place, which decides the colour, whether it is hollow, and its length."""
+
+    series: int
+    hollow: bool
+    value: float
+
+
 def chart_svg(
-    title: str, lines: Sequence[Line], axis: Axis, y_label: str, *, diagonal: bool = False
+    title: str, lines: Sequence[Line], axis: Axis, up: Axis, *, guess: Literal["middle", "diagonal"] | None
 ) -> Markup:
-    """Draw lines over [0, last tick] x [0, 1].
+    """Draw lines over [0, last tick] x [0, last tick].
 
     Args:
         title: what a screen reader says.
         lines: drawn in their order; lines at one x stand a little apart.
         axis: of x.
-        y_label: of y.
-        diagonal: draw guessing as the diagonal (ROC) rather than as the middle.
+        up: of y.
+        guess: draw guessing as the diagonal (ROC), as the middle, or not at all.
     """
+    top = max(up.ticks)
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"><title>{escape(title)}</title>']
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        y = _y(tick)
+    for tick in up.ticks:
+        y = _y(tick / top)
         parts.append(f'<path class="grid" d="M{_LEFT},{y}H{_RIGHT}"/>')
         parts.append(f'<text class="tick end" x="{_LEFT - 6}" y="{y + 4:g}">{tick:g}</text>')
     end = max(axis.ticks) or 1
@@ -85,13 +113,14 @@ def chart_svg(
         f'<path class="grid" d="M{_x(tick, end)},{_BOTTOM}v4"/>'
         for tick in axis.ticks
     ]
-    guess = f"M{_LEFT},{_BOTTOM}L{_RIGHT},{_TOP}" if diagonal else f"M{_LEFT},{_y(0.5)}H{_RIGHT}"
-    parts.append(f'<path class="guess" d="{guess}"/>')
-    parts += [_draw(line, end, _shift(place, lines)) for place, line in enumerate(lines)]
+    if guess is not None:
+        way = f"M{_LEFT},{_BOTTOM}L{_RIGHT},{_TOP}" if guess == "diagonal" else f"M{_LEFT},{_y(0.5)}H{_RIGHT}"
+        parts.append(f'<path class="guess" d="{way}"/>')
+    parts += [_draw(line, (end, top), _shift(place, lines)) for place, line in enumerate(lines)]
     parts.append(
         f'<text class="label mid" x="{(_LEFT + _RIGHT) / 2:g}" y="{_HEIGHT - 8}">{escape(axis.label)}</text>'
         f'<text class="label mid" transform="translate(14 {(_TOP + _BOTTOM) / 2:g}) rotate(-90)">'
-        f"{escape(y_label)}</text></svg>"
+        f"{escape(up.label)}</text></svg>"
     )
     return Markup("".join(parts))  # noqa: S704  # numbers, and titles that are escaped above
 
@@ -101,12 +130,47 @@ def _shift(place: int, lines: Sequence[Line]) -> float:
     return 2.5 * (place - (len(lines) - 1) / 2) if len(lines) <= SERIES and lines[place].bars else 0.0
 
 
-def _draw(line: Line, end: float, shift: float) -> str:
-    places = [(round(_x(x, end) + shift, 1), _y(y)) for x, y in line.points]
+def bars_svg(title: str, rows: Sequence[tuple[str, float, Sequence[Bar]]], axis: Axis) -> Markup:
+    """Draw bars in groups.
+
+    Args:
+        title: what a screen reader says.
+        rows: of each group its name, a mark that its bars are read against, and the bars, top to bottom.
+        axis: of the length.
+    """
+    end, y, parts = max(axis.ticks), float(_TOP), []
+    for name, mark, bars in rows:
+        middle = y + _BAR * len(bars) / 2
+        parts.append(f'<text class="tick end" x="{_NAMES - 6}" y="{middle + 4:g}">{escape(name)}</text>')
+        for place, bar in enumerate(bars):
+            width, kind = _along(bar.value, end) - _NAMES, "hollow" if bar.hollow else "solid"
+            parts.append(
+                f'<rect class="{kind} s{bar.series % SERIES}" x="{_NAMES}" y="{y + _BAR * place + 1:g}" '
+                f'width="{width:g}" height="{_BAR - 2}"/>'
+            )
+        parts.append(f'<path class="mark-line" d="M{_along(mark, end)},{y - 1:g}v{_BAR * len(bars) + 2}"/>')
+        y += _BAR * len(bars) + _GAP
+    ticks = [
+        f'<path class="grid" d="M{_along(tick, end)},{_TOP}V{y:g}"/>'
+        f'<text class="tick mid" x="{_along(tick, end)}" y="{y + 15:g}">{100 * tick:g} %</text>'
+        for tick in axis.ticks
+    ]
+    label = f'<text class="label mid" x="{(_NAMES + _END) / 2:g}" y="{y + 34:g}">{escape(axis.label)}</text>'
+    head = f'<svg class="chart" viewBox="0 0 {_WIDTH} {y + 42:g}" role="img"><title>{escape(title)}</title>'
+    return Markup("".join([head, *ticks, *parts, label, "</svg>"]))  # noqa: S704  # escaped above
+
+
+def _along(value: float, end: float) -> float:
+    return round(_NAMES + (_END - _NAMES) * min(1.0, value / end), 1)
+
+
+def _draw(line: Line, ends: tuple[float, float], shift: float) -> str:
+    end, top = ends
+    places = [(round(_x(x, end) + shift, 1), _y(y / top)) for x, y in line.points]
     parts = [f'<g class="s{line.series % SERIES}">']
     for (x, _), (low, high) in zip(places, line.bars, strict=False):
-        top, foot = _y(high), _y(low)
-        parts.append(f'<path class="bar" d="M{x},{top}V{foot}M{x - 3:g},{top}h6M{x - 3:g},{foot}h6"/>')
+        head, foot = _y(high / top), _y(low / top)
+        parts.append(f'<path class="bar" d="M{x},{head}V{foot}M{x - 3:g},{head}h6M{x - 3:g},{foot}h6"/>')
     way = "L".join(f"{x:g},{y:g}" for x, y in places)
     parts.append(f'<path class="line{" dashed" if line.dashed else ""}" d="M{way}"/>')
     if line.marked:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from dfcore.attacks import EOT
+from dfcore.evaluation.agreement import others_code_agrees
 from dfcore.evaluation.evidence import GuardResult
 from dfcore.evaluation.outcomes import CorpusRun
 from dfcore.evaluation.searches import (
@@ -22,7 +23,6 @@ from dfcore.evaluation.searches import (
     iterative_beats_single_step,
     more_restarts_help_attacker,
     more_steps_help_attacker,
-    others_code_agrees,
     pairs_of,
     robust_accuracy_falls,
     searches_do_harm,

@@ -14,6 +14,7 @@ from dfcore.evaluation.evidence import Interval, ScenarioResult
 from dfcore.evaluation.metrics import Estimate, measure, measure_mean, scores_from_logits
 from dfcore.evaluation.outcomes import CorpusRun, Outcome
 from dfcore.evaluation.videos import VIDEO_AGGREGATES, video_scores
+from dfcore.explain import band_shares
 
 __all__ = ["measure_outcome", "samples_table"]
 
@@ -55,7 +56,22 @@ class _Meter:
             videos=len(np.unique(videos)),
             attacked=self._attacked,
             metrics={key: Interval(**_rounded(value)) for key, value in metrics.items()},
+            spectrum=self._spectrum() if name == "all" else [],
         )
+
+    def _spectrum(self) -> list[float | None]:
+        energies = self._outcome.energies
+        if energies is None or self._outcome.scenario.channel is not None:
+            return []  # through a channel it is the same attack's
+        changed = energies[np.isfinite(energies).all(axis=1) & (energies.sum(axis=1) > 0)]
+        if not len(changed):
+            return []
+        share = (changed / changed.sum(axis=1, keepdims=True)).mean(axis=0)
+        expected = band_shares(self._run.crops.images.shape[1:3], len(share))
+        return [
+            float(f"{value / white:.6g}") if white > 0 else None
+            for value, white in zip(share, expected, strict=True)
+        ]
 
 
 def measure_outcome(run: CorpusRun, outcome: Outcome, *, resamples: int, seed: int) -> list[ScenarioResult]:

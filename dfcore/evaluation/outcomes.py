@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ class Outcome:
         own: logits that this scenario's own attack reached; NaN where a weaker attack's was carried over.
         size: largest |change| of a pixel by the attack, by crop.
         overshoot: by how much the worst image left the ball or the box; NaN if a pixel was no number.
+        energies: of what this scenario's own attack changed in each frequency band, (crops, bands); None
+            where it did not run.
     """
 
     scenario: Scenario
@@ -41,6 +43,15 @@ class Outcome:
     own: Logits
     size: NDArray[np.float32]
     overshoot: float = 0.0
+    energies: NDArray[np.float64] | None = None
+
+    def on(self, rows: NDArray[np.int64]) -> Outcome:
+        """Return what it did to these of its crops."""
+        at = np.searchsorted(self.indices, rows)
+        return replace(
+            self, indices=rows, logits=self.logits[at], rounded=self.rounded[at], own=self.own[at],
+            size=self.size[at],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ def worst_of(
     if fresh is None:
         return Outcome(scenario, first.indices, logits, rounded, own, size)
     own[fresh.indices] = fresh.own
-    return Outcome(scenario, first.indices, logits, rounded, own, size, fresh.overshoot)
+    return Outcome(scenario, first.indices, logits, rounded, own, size, fresh.overshoot, fresh.energies)
 
 
 def unattacked(scenario: Scenario, logits: Logits) -> Outcome:

@@ -14,7 +14,7 @@ from dfcore.data import Crops
 from dfcore.explain import grad_cam
 from dfcore.models import Detector, crafting_mode, fold_batch_norm
 
-__all__ = ["Picture", "View", "collect_pictures"]
+__all__ = ["Picture", "View", "attack_faces", "choose_faces", "collect_pictures"]
 
 Pixels = NDArray[np.float32]
 
@@ -71,12 +71,11 @@ def collect_pictures(
         count: how many faces, the last of them real, from different videos where there are enough.
         seed: of the random start.
     """
-    rows = _choose(crops, count)
-    images = torch.from_numpy(np.ascontiguousarray(crops.images[rows])).permute(0, 3, 1, 2).contiguous() / 255
-    labels = torch.from_numpy(crops.labels[rows])
-    attack = PGD(epsilon=epsilon, step_size=2.5 * epsilon / 20, steps=20)
+    rows = choose_faces(crops, fakes=max(1, count - 1), reals=1)
+    images = crops.tensor("cpu", rows)
     views = {
-        name: _view(name, detector, images, labels, attack, seed) for name, detector in detectors.items()
+        name: _view(name, detector, attack_faces(detector, crops, rows, epsilon=epsilon, seed=seed))
+        for name, detector in detectors.items()
     }
     return [
         Picture(
@@ -91,9 +90,10 @@ def collect_pictures(
     ]
 
 
-def _choose(crops: Crops, count: int) -> NDArray[np.int64]:
+def choose_faces(crops: Crops, *, fakes: int, reals: int) -> NDArray[np.int64]:
+    """Choose a crop of each of as many videos, evenly spread; fewer where there are not enough."""
     chosen = []
-    for label, wanted in ((1, max(1, count - 1)), (0, 1)):
+    for label, wanted in ((1, fakes), (0, reals)):
         _, first = np.unique(np.where(crops.labels == label, crops.video_ids, ""), return_index=True)
         members = first[crops.labels[first] == label]
         places = np.arange(min(wanted, len(members))) * len(members) // max(1, min(wanted, len(members)))
@@ -101,19 +101,25 @@ def _choose(crops: Crops, count: int) -> NDArray[np.int64]:
     return np.concatenate(chosen).astype(np.int64)
 
 
-def _view(
-    name: str, detector: Detector, images: torch.Tensor, labels: torch.Tensor, attack: PGD, seed: int
-) -> list[View]:
+def attack_faces(
+    detector: Detector, crops: Crops, rows: NDArray[np.int64], *, epsilon: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return crops and what PGD-20 makes of them, (N, 3, H, W) each, on the detector's device."""
     device = detector.mean.device
-    clean = images.to(device)
-    generator = torch.Generator(device=device).manual_seed(seed)
+    clean = crops.tensor(device, rows)
+    attack = PGD(epsilon=epsilon, step_size=2.5 * epsilon / 20, steps=20)
     attacked = attack(
         fold_batch_norm(detector),
         clean,
-        labels.to(device),
+        torch.from_numpy(crops.labels[rows]).to(device),
         threshold=detector.threshold,
-        generator=generator,
+        generator=torch.Generator(device=device).manual_seed(seed),
     )
+    return clean, attacked
+
+
+def _view(name: str, detector: Detector, faces: tuple[torch.Tensor, torch.Tensor]) -> list[View]:
+    clean, attacked = faces
     with torch.no_grad(), crafting_mode(detector):
         before = torch.sigmoid(detector(clean)).tolist()
         after = torch.sigmoid(detector(attacked)).tolist()
@@ -128,7 +134,7 @@ def _view(
             clean_cam=clean_cams[place],
             attacked_cam=attacked_cams[place],
         )
-        for place in range(len(images))
+        for place in range(len(clean))
     ]
 
 

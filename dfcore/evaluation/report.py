@@ -23,7 +23,9 @@ from dfcore.errors import ConfigError
 from dfcore.evaluation import report_tables as tables
 from dfcore.evaluation.evidence import Evidence
 from dfcore.evaluation.figures import SERIES, amplified_png, cam_jpeg, face_png, key_svg
+from dfcore.evaluation.looks import Looks
 from dfcore.evaluation.pictures import Picture, View
+from dfcore.evaluation.report_looks import looks_parts, spectra
 from dfcore.evaluation.report_scores import read_scores, roc_charts
 from dfcore.explain import compare_cams
 
@@ -45,6 +47,7 @@ def write_report(
     *,
     advice: Mapping[str, Sequence[str]] | None = None,
     scores: Mapping[str, Path] | None = None,
+    looks: Sequence[Looks] = (),
 ) -> Path:
     """Write the report atomically.
 
@@ -56,18 +59,17 @@ def write_report(
         pictures: attacked faces; those beyond what the page may weigh are left out, which it says.
         advice: by model name: what would have to improve, as `dfcore.release.advise` words it.
         scores: by model name: the evidence's folder, or its samples.parquet, for the ROC curves.
+        looks: parts of the face and frequencies, a corpus each.
 
     Raises:
-        ConfigError: no evidence; or a decision, advice or scores about a model without evidence.
+        ConfigError: no evidence; or a decision, advice, scores or looks of a model without evidence.
         CheckFailed: scores that are missing, or not the ones that the evidence was made from.
     """
     decided = {name: _plain(decision) for name, decision in (decisions or {}).items()}
     advice, scores = advice or {}, scores or {}
-    for given in (decided, advice, scores):
+    for given in (decided, advice, scores, *(one.models for one in looks)):
         if not evidences or not set(given) <= set(evidences):
-            raise ConfigError(
-                f"expected evidence for every decision {sorted(given)}, got {sorted(evidences)}"
-            )
+            raise ConfigError(f"expected evidence for every model {sorted(given)}, got {sorted(evidences)}")
     environment = Environment(
         loader=PackageLoader("dfcore.evaluation", "."),
         autoescape=True,
@@ -87,6 +89,8 @@ def write_report(
         **_by_corpus(evidences, scores),
         pictures=shown,
         left_out=len(pictures) - len(shown),
+        looks=looks_parts(looks, list(evidences)),
+        spectra=spectra(evidences),
         costs={name: tables.costs(evidence) for name, evidence in evidences.items()},
     )
     _write_atomically(path, _sealed(page) + "\n")

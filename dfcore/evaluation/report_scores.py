@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 
 from dfcore.errors import CheckFailed
 from dfcore.evaluation.evidence import Evidence
-from dfcore.evaluation.figures import Axis, Line, chart_svg
+from dfcore.evaluation.figures import SHARES, Axis, Line, chart_svg
 
 __all__ = ["read_scores", "roc_charts"]
 
@@ -72,8 +72,8 @@ def roc_charts(
         ]
         if lines:
             title = f"ROC, {words}, on {corpus}"
-            axis = Axis("reals judged fake (FPR)", (0, 0.25, 0.5, 0.75, 1))
-            svg = chart_svg(title, lines, axis, "fakes found (TPR)", diagonal=True)
+            axis = Axis("reals judged fake (FPR)", SHARES)
+            svg = chart_svg(title, lines, axis, Axis("fakes found (TPR)", SHARES), guess="diagonal")
             charts.append({"svg": svg, "title": title})
     return charts
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from dfcore.config import format_epsilon
 from dfcore.evaluation.evidence import Evidence, Interval, ScenarioResult
-from dfcore.evaluation.figures import Axis, Line, chart_svg
+from dfcore.evaluation.figures import SHARES, Axis, Line, chart_svg
 
 __all__ = [
     "corpora_of",
@@ -90,6 +90,7 @@ def threat(result: ScenarioResult) -> str:
         parts = ["random noise", ball]
     else:
         parts = [model.knowledge, ball.strip(), *counts]
+        parts += [f"fitted in {model.fitted} updates"] if model.fitted else []
     if model.channel is not None:
         parts.append(f"sent through {model.channel}")
     return ", ".join(part for part in parts if part)
@@ -186,7 +187,7 @@ def curves(evidences: Evidences, corpus: str) -> list[dict[str, Any]]:
 def _curve(family: str, corpus: str, label: str, lines: list[Line], levels: list[float]) -> dict[str, Any]:
     axis = Axis("epsilon, in 255ths; 0 is clean", levels)
     title = f"{label} under {family} on {corpus}"
-    svg: Markup = chart_svg(f"{title} over epsilon", lines, axis, label)
+    svg: Markup = chart_svg(f"{title} over epsilon", lines, axis, Axis(label, SHARES), guess="middle")
     return {"svg": svg, "title": title[0].upper() + title[1:]}
 
 

@@ -27,11 +27,13 @@ from dfcore.evaluation.outcomes import (
     worst_of,
 )
 from dfcore.evaluation.scenarios import Scenario, is_codec
+from dfcore.explain import band_energies
 from dfcore.models import Detector, crafting_mode
 
 __all__ = ["Runner", "passes"]
 
 _BATCH = 64
+_BANDS = 8  # of the spectrum of what an attack changed: few enough to be read as a table
 Rows = NDArray[np.int64]
 
 
@@ -165,10 +167,8 @@ class _CorpusWork:
         crops, everything = self._crops, np.arange(len(self._crops))
         if scenario.attack is None:
             return self._transmitted(scenario)
-        if scenario.role == "guard":
-            return self.attack(scenario, self.probe)
         if not scenario.builds_on:
-            return self.attack(scenario, everything)
+            return self.attack(scenario, self.probe if scenario.role == "guard" else everything)
         weaker = [before[name] for name in scenario.builds_on]
         carried = worst_of(scenario, weaker, None, crops.labels)
         threshold = self._runner.detector.threshold
@@ -176,8 +176,11 @@ class _CorpusWork:
             todo = np.flatnonzero(standing(carried.logits, threshold, crops))
         else:
             todo = np.union1d(np.flatnonzero(~settled(carried.logits, threshold, crops)), self.probe)
+        if scenario.role == "guard":
+            todo = np.intersect1d(todo, self.probe)
         fresh = self.attack(scenario, todo) if len(todo) else None
-        return worst_of(scenario, weaker, fresh, crops.labels)
+        found = worst_of(scenario, weaker, fresh, crops.labels)
+        return found.on(self.probe) if scenario.role == "guard" else found
 
     def varied(self, scenario: Scenario) -> tuple[Logits, Logits]:
         """Attack the probe with a quarter of the steps, and with twice the restarts."""
@@ -267,12 +270,12 @@ class _CorpusWork:
         order = np.argsort(np.concatenate(batches), kind="stable")
         found = {
             name: np.concatenate([part[name] for part in parts])[order]
-            for name in ("logits", "rounded", "size")
+            for name in ("logits", "rounded", "size", "energies")
         }
         overshoot = float(np.max([part["overshoot"] for part in parts], initial=0.0))  # NaN wins
         return Outcome(
             scenario, np.sort(indices), found["logits"], found["rounded"], found["logits"], found["size"],
-            overshoot,
+            overshoot, found["energies"],
         )  # fmt: skip
 
     def _attack_batch(
@@ -300,6 +303,7 @@ class _CorpusWork:
             "logits": logits,
             "rounded": rounded,
             "size": size.cpu().numpy(),
+            "energies": band_energies(changed - images, _BANDS).cpu().numpy(),
             "overshoot": np.array([left], dtype=np.float64),
         }
 

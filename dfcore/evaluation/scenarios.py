@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from dfcore.attacks import (
 )
 from dfcore.config import Config, Epsilon
 from dfcore.errors import ConfigError
+from dfcore.evaluation.referee import COUNTERPARTS, Referee
 
 __all__ = ["Scenario", "ThreatModel"]
 
@@ -34,6 +35,7 @@ class ThreatModel(Config):
         norm: of the perturbation; None where no norm bounds it.
         epsilon: budget, written "8/255"; for "linf" in pixel units of [0, 1].
         steps, restarts, queries: of the search, where it has them.
+        fitted: updates in which a learned attack was fitted.
         seed: of its random starts.
     """
 
@@ -45,6 +47,7 @@ class ThreatModel(Config):
     steps: int | None = None
     restarts: int | None = None
     queries: int | None = None
+    fitted: int | None = None
     seed: int | None = None
 
 
@@ -68,7 +71,7 @@ class Scenario(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     role: Literal["report", "guard"] = "report"
-    attack: AnyAttack | None = None
+    attack: Annotated[AnyAttack | Referee, Field(discriminator="kind")] | None = None
     channel: AnyChannel | None = None
     builds_on: tuple[str, ...] = ()
     again: Literal["unsettled", "standing"] = "unsettled"
@@ -126,7 +129,17 @@ class Scenario(Config):
             return ThreatModel(knowledge="none", channel=channel)
         threat: dict[str, Any] = self.attack.threat_model.model_dump()
         threat["knowledge"] = "noise" if threat["knowledge"] == "none" else threat["knowledge"]
-        return ThreatModel(**threat, attack=self.attack.kind, channel=channel, seed=seed)
+        fitted = getattr(self.attack, "fit_steps", None)
+        return ThreatModel(**threat, attack=self.attack.kind, channel=channel, fitted=fitted, seed=seed)
+
+    def referees(self, ours: Scenario) -> bool:
+        """Whether it is a library's attack that is held against this scenario of ours."""
+        return (
+            isinstance(self.attack, Referee)
+            and (ours.kind, ours.epsilon) == (COUNTERPARTS[self.attack.method], self.epsilon)
+            and ours.role == "report"
+            and ours.channel is None
+        )
 
     def must_contain(self, weaker: Scenario) -> None:
         """Require that what `weaker` may do, this scenario may do too.

@@ -13,6 +13,7 @@ from dfcore.attacks import FGSM, LearnedAttack, RandomNoise, Transfer, Universal
 from dfcore.evaluation.evidence import GuardResult
 from dfcore.evaluation.metrics import auc, scores_from_logits
 from dfcore.evaluation.outcomes import CorpusRun, Logits, Outcome
+from dfcore.evaluation.referee import Referee
 
 __all__ = [
     "accuracy_of",
@@ -23,7 +24,6 @@ __all__ = [
     "iterative_beats_single_step",
     "more_restarts_help_attacker",
     "more_steps_help_attacker",
-    "others_code_agrees",
     "pairs_of",
     "robust_accuracy_falls",
     "searches_do_harm",
@@ -37,7 +37,7 @@ _ACCURACY_NOISE = 0.05
 _NEAR_ZERO = 0.05
 _LARGE = 32 / 255
 _REFERENCE = "pgd"  # what the others are compared with
-_UNSEEN = ("square", "torchattacks")  # no defence trains on what asks only for scores, or on others' code
+_UNSEEN = "square"  # no defence trains on what asks only for scores
 _ITERATIVE = ("pgd", "bim", "apgd")
 
 Rows = NDArray[np.int64]
@@ -78,11 +78,12 @@ def pairs_of(run: CorpusRun, kind: str) -> list[tuple[Outcome, Outcome]]:
 
 
 def searches_do_harm(run: CorpusRun) -> GuardResult | None:
-    """Every attack changes pixels, and every one that looks for the worst point raises the mean margin."""
+    """Every attack of ours changes pixels, and each that looks for the worst point raises the mean margin."""
     weakest: tuple[float, str] | None = None
     for outcome in _attacks(run):
         rows = _own_rows(outcome)
-        if not len(rows):
+        # a library that leaves alone what is wrong already is no fault of ours
+        if not len(rows) or isinstance(outcome.scenario.attack, Referee):
             continue
         places = np.searchsorted(outcome.indices, rows)
         moved = float((outcome.size[places] > 0).mean())
@@ -178,26 +179,17 @@ def more_restarts_help_attacker(run: CorpusRun) -> GuardResult | None:
 
 def unseen_attack_agrees(run: CorpusRun) -> GuardResult | None:
     """An attack of a kind that no training uses breaks no more decisions of the probe than PGD does."""
-    pairs = [pair for kind in _UNSEEN for pair in pairs_of(run, kind)]
-    return _agrees(run, "unseen_attack_agrees", pairs)
-
-
-def others_code_agrees(run: CorpusRun) -> GuardResult | None:
-    """The same attack written by somebody else breaks no more decisions of the probe than ours does."""
-    return _agrees(run, "others_code_agrees", pairs_of(run, "torchattacks"))
-
-
-def _agrees(run: CorpusRun, name: str, pairs: list[tuple[Outcome, Outcome]]) -> GuardResult | None:
     compared = [
         (_on_probe(run, ours) - _on_probe(run, other), ours.scenario.name, other.scenario.name)
-        for ours, other in pairs
+        for ours, other in pairs_of(run, _UNSEEN)
         if _covers_probe(run, other)
     ]
     if not compared:
         return None
     value, ours_name, other_name = max(compared)
     detail = f"{ours_name} leaves {value:+.3f} more of the probe's decisions right than {other_name}"
-    return guard_result(run, name, value, "<= 0.05", value <= _ACCURACY_NOISE, detail)
+    passed = value <= _ACCURACY_NOISE
+    return guard_result(run, "unseen_attack_agrees", value, "<= 0.05", passed, detail)
 
 
 def _stronger(

@@ -3,7 +3,8 @@
 quick     the demo's and a pull request's: codecs, noise, FGSM, PGD at four budgets, the guards
 standard  a release's: quality sweeps, FGSM, BIM and PGD sweeps, blur and flow, attacks sent through codecs
 full      an audit's: all of that, and autoattack-binary, learned, universal, video, adaptive, transfer and
-          black-box attacks; it needs crops of training identities and another detector
+          black-box attacks, and referees: attacks by foolbox, torchattacks and ART; it needs crops of
+          training identities, another detector and the extra `referee`
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from dfcore.attacks import (
     RandomNoise,
     Resize,
     Square,
-    TorchAttacks,
     Transfer,
     UNetAttack,
     Universal,
 )
 from dfcore.config import suggest
 from dfcore.errors import ConfigError
+from dfcore.evaluation.referee import Library, Referee
 from dfcore.evaluation.scenarios import Scenario
 
 __all__ = ["SUITES", "get_suite"]
@@ -89,11 +90,39 @@ _GUARDS = (
     Scenario(name="pgd20_64_255", role="guard", attack=_pgd(64)),
     Scenario(name="square100_8_255", role="guard", attack=Square(epsilon=_LARGEST, queries=100)),
 )
-_REFEREE = Scenario(
-    name="torchattacks_pgd20_2_255",
-    role="guard",
-    attack=TorchAttacks(epsilon=2 / 255, name="PGD", settings={"alpha": 0.25 / 255, "steps": _STEPS}),
-)
+
+
+def _refereed(library: Library) -> Scenario:
+    attack = Referee(library=library, method="pgd", epsilon=2 / 255, step_size=0.25 / 255, steps=_STEPS)
+    return Scenario(name=f"{library}_pgd20_2_255", role="guard", attack=attack)
+
+
+_REFEREE = _refereed("torchattacks")
+_LIBRARIES: tuple[Library, ...] = ("torchattacks", "foolbox", "art")
+_REFEREES = (
+    _refereed("foolbox"),
+    _refereed("art"),
+    *(
+        Scenario(
+            name=f"{library}_fgsm_2_255", role="guard",
+            attack=Referee(library=library, method="fgsm", epsilon=2 / 255),
+        )
+        for library in _LIBRARIES
+    ),
+    # on what ours leaves standing: these are long, and elsewhere they could find nothing against us
+    *(
+        Scenario(
+            name=f"{library}_{name}_2_255", role="guard",
+            attack=Referee.model_validate({"library": library, "epsilon": 2 / 255, **settings}),
+            builds_on=("autoattack_2_255",), again="standing",
+        )
+        for library in _LIBRARIES if library != "foolbox"  # which has neither
+        for name, settings in (
+            ("apgd100", {"method": "apgd", "steps": 100}),
+            ("square1000", {"method": "square", "queries": 1000}),
+        )
+    ),
+)  # fmt: skip
 _ON_THE_WAY = (
     Scenario(name="pgd20_8_255_jpeg_50", attack=_pgd(8), channel=_jpeg(50)),
     Scenario(name="pgd20_8_255_h264", attack=_pgd(8), channel=_h264(23)),
@@ -143,7 +172,7 @@ _STANDARD = (
 SUITES: dict[str, tuple[Scenario, ...]] = {
     "quick": (_CLEAN, *_CODECS, _NOISE, _FGSM[2], *_PGD, *_GUARDS),
     "standard": _STANDARD,
-    "full": (*_STANDARD, *_AUTO, *_LEARNED, *_ADAPTIVE, *_VIDEO, *_OUTSIDE),
+    "full": (*_STANDARD, *_AUTO, *_LEARNED, *_ADAPTIVE, *_VIDEO, *_OUTSIDE, *_REFEREES),
 }
 """Suites by name; a scenario of one name is the same in each, so that its figures compare."""
 
@@ -196,4 +225,11 @@ def _keep(suite: tuple[Scenario, ...], wanted: tuple[str, ...]) -> tuple[Scenari
         name = open_names.pop()
         kept.add(name)
         open_names += known[name].builds_on
-    return tuple(item for item in suite if item.name in kept or item.role == "guard")
+    return tuple(item for item in suite if item.name in kept or _judges(item, [known[n] for n in kept]))
+
+
+def _judges(guard: Scenario, kept: list[Scenario]) -> bool:
+    """Whether a scenario checks what is kept: a referee does so only where its counterpart is."""
+    if isinstance(guard.attack, Referee):
+        return any(guard.referees(ours) for ours in kept)
+    return guard.role == "guard"

@@ -10,6 +10,7 @@ from dfcore.explain.frequency import (
     FrequencyConfig,
     FrequencySensitivity,
     band_energies,
+    band_shares,
     delta_spectrum,
     frequency_sensitivity,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "FrequencySensitivity",
     "Target",
     "band_energies",
+    "band_shares",
     "cam_cosine",
     "cam_grid",
     "cam_overlay",

@@ -27,6 +27,7 @@ __all__ = [
     "FrequencyConfig",
     "FrequencySensitivity",
     "band_energies",
+    "band_shares",
     "delta_spectrum",
     "frequency_sensitivity",
 ]
@@ -119,6 +120,12 @@ def band_energies(maps: torch.Tensor, bands: int = 16) -> torch.Tensor:
         return energies
 
 
+def band_shares(size: tuple[int, int], bands: int = 16) -> Figures:
+    """Return each band's share (bands,) of the frequencies of an H x W image: what white noise has there."""
+    count = _members(torch.empty((1, 1, *size)), bands).sum((1, 2)).numpy()
+    return np.asarray(count / count.sum(), dtype=np.float64)
+
+
 def delta_spectrum(clean: torch.Tensor, attacked: torch.Tensor, bands: int = 16) -> DeltaSpectrum:
     """Return the spectrum of what an attacker changed.
 
@@ -139,11 +146,11 @@ def delta_spectrum(clean: torch.Tensor, attacked: torch.Tensor, bands: int = 16)
         )
     delta = (attacked - clean).detach()
     energy = band_energies(delta, bands).cpu().numpy()
-    modes = _members(delta, bands).sum((1, 2)).cpu().numpy()
+    white = band_shares((delta.shape[2], delta.shape[3]), bands)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = energy / energy.sum(1, keepdims=True)
-        density = share / (modes / modes.sum())
-    return DeltaSpectrum(_edges(bands), share, np.where(modes > 0, density, np.nan))
+        density = share / white
+    return DeltaSpectrum(_edges(bands), share, np.where(white > 0, density, np.nan))
 
 
 def frequency_sensitivity(

@@ -78,7 +78,7 @@ def pictures(trained: Detector, crops: Crops) -> Sequence[Picture]:
     )
 
 
-def _check_whole(page: str) -> None:
+def check_whole(page: str) -> None:
     balance = _Balance()
     balance.feed(page)
     assert balance.open == []
@@ -103,7 +103,7 @@ def test_report_says_what_was_found(made: Evaluation, pictures: Sequence[Picture
         scores={"baseline": folder, "robust": folder / "samples.parquet"},
     )
     page = path.read_text(encoding="utf-8")
-    _check_whole(page)
+    check_whole(page)
     words = [
         "Stopped", "It has to rise by 0.5.", "Promoted", "<h2>What it holds against", "<h2>How much attack",
         "<h2>Every threshold: ROC", "<h2>Where it looks", "<h2>What the attacker changed",
@@ -147,7 +147,7 @@ def test_invalid_evidence_is_said_first(evidence: Evidence, tmp_path: Path) -> N
     page = write_report(
         tmp_path / "a.html", {"m": broken}, {"m": {"promoted": True, "rules": []}}
     ).read_text()
-    _check_whole(page)
+    check_whole(page)
     assert page.index("The evaluation of m is invalid") < page.index("these figures do not count")
     assert page.index("3 logits are not finite") < page.index("What it holds against")
     assert "INVALID" in page
@@ -165,7 +165,7 @@ def test_missing_figures_are_dashes(evidence: Evidence, tmp_path: Path) -> None:
     first = evidence.model_copy(update={"results": bare})
     other = evidence.model_copy(update={"results": [], "corpora": {"other": "0" * 64}})
     page = write_report(tmp_path / "a.html", {"first": first, "other": other}).read_text()
-    _check_whole(page)
+    check_whole(page)
     assert page.count(f'<td class="absent">{_DASH}</td>') == 4 * 4
     assert not re.search(r"\bnan\b", page.split("</style>")[1])
     assert '<svg class="chart"' not in page
@@ -184,7 +184,7 @@ def test_every_suite_has_its_page(evidence: Evidence, suite: str, tmp_path: Path
     scenarios = {one.name: one for one in SUITES[suite]}
     whole = evidence.model_copy(update={"suite": suite, "results": results, "scenarios": scenarios})
     page = write_report(tmp_path / "a.html", {"m": whole}).read_text()
-    _check_whole(page)
+    check_whole(page)
     shown = re.findall(r'<tr><th scope="row">([a-z0-9_]+)<span', page)
     assert shown == [one.name for one in SUITES[suite] if one.role == "report"]
     assert "<th>pgd20_2_255</th>" in page  # the usual attack
@@ -199,7 +199,7 @@ def test_every_suite_has_its_page(evidence: Evidence, suite: str, tmp_path: Path
 def test_any_number_of_models(evidence: Evidence, pictures: Sequence[Picture], tmp_path: Path) -> None:
     names = [_NASTY, *(f"model-{number}" for number in range(8))]
     page = write_report(tmp_path / "a.html", dict.fromkeys(names, evidence), pictures=pictures).read_text()
-    _check_whole(page)
+    check_whole(page)
     assert page.count('<tr><th scope="row">clean<span') == 1
     assert "&lt;script&gt;alert" in page
 
@@ -224,7 +224,7 @@ def test_pictures_that_would_make_the_page_heavy_are_left_out(
 
 def test_what_is_about_no_model_is_refused(made: Evaluation, tmp_path: Path) -> None:
     evidences = {"m": made.evidence}
-    with pytest.raises(ConfigError, match="expected evidence for every decision"):
+    with pytest.raises(ConfigError, match="expected evidence for every model"):
         write_report(tmp_path / "a.html", evidences, {"other": {"promoted": True, "rules": []}})
     with pytest.raises(ConfigError, match=r"\['other'\], got \['m'\]"):
         write_report(tmp_path / "a.html", evidences, scores={"other": made.folder})

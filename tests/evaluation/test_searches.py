@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
 import torch
 
-from dfcore.attacks import FGSM, PGD, NormAttack, RandomNoise, Square, TorchAttacks
-from dfcore.evaluation import Scenario
+from dfcore.attacks import FGSM, PGD, NormAttack, RandomNoise, Square
 from dfcore.models import Detector
-from tests.evaluation.conftest import ATTACKS, STEPS
+from tests.evaluation.conftest import STEPS
 
 
 def test_an_attack_that_leaves_the_ball(
@@ -150,19 +148,3 @@ def test_noise_that_does_the_attack_s_work(
 
     monkeypatch.setattr(RandomNoise, "perturb", perturb)
     assert "noise_hardly_hurts" in tripped(detector)[0]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torchattacks") is None, reason="needs the extra referee")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_others_code_that_finds_more(
-    tripped: Any, detector: Detector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings: dict[str, bool | int | float | str] = {"alpha": 2 / 255, "steps": STEPS}
-    theirs = Scenario(
-        name="theirs", role="guard", attack=TorchAttacks(epsilon=8 / 255, name="PGD", settings=settings)
-    )
-    names, evidence = tripped(detector, (*ATTACKS, theirs))
-    assert names == set()
-    assert {"others_code_agrees", "unseen_attack_agrees"} <= {guard.name for guard in evidence.guards}
-    monkeypatch.setattr(PGD, "perturb", _idle)
-    assert "others_code_agrees" in tripped(detector, (*ATTACKS, theirs))[0]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dfcore.attacks import EOT, FGSM, H264, JPEG, PGD, Chain, Resize, Transfer, UNetAttack
 from dfcore.data import Crops
 from dfcore.errors import ConfigError, DataError
 from dfcore.evaluation import SUITES, Evidence, Scenario, evaluate, get_suite
+from dfcore.evaluation.arms import affordable
 from dfcore.models import Detector
 from tests.evaluation.conftest import build_tiny, make_crops, train
 
@@ -30,7 +34,7 @@ def test_the_full_suite_has_every_attack_that_is_asked_for() -> None:
     assert {
         "clean", "jpeg", "h264", "resize", "gaussian_blur", "noise", "fgsm", "bim", "pgd", "blur", "flow",
         "autoattack-binary", "unet", "eot", "transfer", "square", "video-consistent", "video-aggregate",
-        "universal", "torchattacks",
+        "universal", "referee",
     } == kinds  # fmt: skip
     for prefix in ("fgsm", "bim10", "pgd20", "autoattack"):
         budgets = [s.epsilon for s in SUITES["full"] if s.name.startswith(f"{prefix}_") and not s.channel]
@@ -127,9 +131,23 @@ def test_what_an_attack_needs_is_asked_for_before_any_work(
     with pytest.raises(ConfigError, match="unet_8_255, unet_jpeg_50, unet_h264, universal_8_255"):
         run(SUITES["full"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"torchattacks_pgd20_2_255, which is not installed.*referee"):
+    with pytest.raises(ConfigError, match=r"the packages torchattacks, by .*rampart\[referee\]"):
         run(SUITES["standard"])
     assert not out.exists()
+
+
+def test_without_a_gpu_large_crops_are_fitted_on_in_fewer_updates(caplog: pytest.LogCaptureFixture) -> None:
+    fitted = [scenario for scenario in SUITES["full"] if scenario.needs_training]
+    cpu, small = torch.device("cpu"), make_crops(8, seed=0)
+    assert affordable(fitted, small, cpu) == tuple(fitted)
+    assert not caplog.records
+    large = dataclasses.replace(small, images=np.zeros((8, 224, 224, 3), dtype=np.uint8))
+    by_name = {scenario.name: scenario for scenario in affordable(SUITES["full"], large, cpu)}
+    assert by_name["unet_jpeg_50"].threat_model(0).fitted == 97
+    assert by_name["universal_8_255"].threat_model(0).steps == 97
+    assert by_name["pgd20_8_255"] in SUITES["full"]
+    assert "unet_8_255 is fitted in 97 updates of 300" in caplog.text
+    assert affordable(fitted, large, torch.device("cuda")) == affordable(fitted, None, cpu) == tuple(fitted)
 
 
 def _small(scenario: Scenario) -> Scenario:
@@ -138,13 +156,14 @@ def _small(scenario: Scenario) -> Scenario:
 
     def shrink(attack: Any) -> Any:
         change: dict[str, Any] = {
-            name: value for name, value in few.items() if name in type(attack).model_fields
-        }
+            name: value for name, value in few.items()
+            if name in type(attack).model_fields and getattr(attack, name) is not None
+        }  # fmt: skip
         if isinstance(attack, EOT | Transfer):
             change["attack"] = shrink(attack.attack)
         return attack.model_copy(update=change)
 
-    if scenario.attack is None or scenario.kind == "torchattacks":
+    if scenario.attack is None:
         return scenario
     return scenario.model_copy(update={"attack": shrink(scenario.attack)})
 
