@@ -36,8 +36,8 @@ test: setup  ## all tests, with what was skipped named at the end
 charts: setup  ## the chart: unit tests, schemas, alerts, dashboards (tools: tests/cluster/install.sh)
 	$(BIN)/pytest tests/charts
 
-# What needs no folder of its own; benchmarks.defences and benchmarks.demo_seeds take hours and one each.
-BENCHMARKS := adversarial_training attack_scores blur_flow_cost decode evaluation faces folding loader pgd_crafting \
+# What takes no arguments; attack_scores, defences and demo_seeds want a detector or a folder of their own.
+BENCHMARKS := adversarial_training blur_flow_cost decode evaluation faces folding loader pgd_crafting \
   prepare_again prepare_scale serving serving_engine serving_soak
 
 cluster-test: setup  ## rollouts, pods and TrainJobs on a real control plane (tools: tests/cluster/install.sh)

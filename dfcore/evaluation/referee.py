@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import os
 import random
 import warnings
@@ -22,11 +21,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
-from dfcore.attacks import Attack, Threat
+from dfcore.attacks import Attack, Threat, TwoLogits
 from dfcore.config import Epsilon
 from dfcore.errors import ConfigError
 
-__all__ = ["COUNTERPARTS", "PACKAGES", "Library", "Method", "Referee", "TwoClasses", "check_installed"]
+__all__ = ["COUNTERPARTS", "PACKAGES", "Library", "Method", "Referee", "check_installed"]
 
 Library = Literal["art", "foolbox", "torchattacks"]
 Method = Literal["fgsm", "pgd", "apgd", "square"]
@@ -49,25 +48,6 @@ _SETTINGS: dict[str, set[str]] = {
     "apgd": {"steps"},
     "square": {"queries"},
 }
-
-
-class TwoClasses(nn.Module):
-    """A detector as libraries expect it: its arg-max is the decision at the deployed threshold.
-
-    The logits are -m/2 and +m/2, m being the distance of the logit from the threshold. Their cross-entropy is
-    the binary one. Either entry carries half of the gradient: in (0, m) the second alone does, and for a
-    confident fake its share, 1 - softmax, rounds to 0 in float32 from m = 17 on.
-    """
-
-    def __init__(self, detector: nn.Module, threshold: float) -> None:
-        super().__init__()
-        self.detector = detector
-        self.offset = math.log(threshold) - math.log1p(-threshold)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return (N, 2) logits of real and fake; `images` are (N, 3, H, W) in [0, 1]."""
-        half = (self.detector(images) - self.offset) / 2
-        return torch.stack([-half, half], dim=1)
 
 
 class Referee(Attack):
@@ -128,7 +108,7 @@ class Referee(Attack):
         check_installed([self.library])
         # foolbox's model zoo wants a git program otherwise, which it is not used for here
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        two = TwoClasses(detector, threshold).eval()
+        two = TwoLogits(detector, threshold).eval()
         with _lent_randomness(generator, images.device) as seed, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # theirs, about versions to come
             found = _RUNS[self.library, self.method](two, images.clone(), labels.long(), self, seed)

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dfcore.attacks import FGSM, PGD, AutoAttackBinary, NormAttack
+from dfcore.attacks import FGSM, PGD, AutoAttackBinary, NormAttack, TwoLogits
 from dfcore.data import Crops
 from dfcore.errors import ConfigError
 from dfcore.evaluation import SUITES, Referee, Scenario, get_suite
-from dfcore.evaluation.referee import TwoClasses
 from dfcore.models import Detector
 from tests.evaluation.conftest import ATTACKS, STEPS, Wrapped
 
@@ -66,7 +65,7 @@ def test_two_classes_are_exact(detector: Detector, crops: Crops, threshold: floa
     images, labels = crops.tensor()[:8], torch.from_numpy(crops.labels[:8])
     with torch.no_grad():
         own = detector(images)
-        logits = TwoClasses(detector, threshold)(images)
+        logits = TwoLogits(detector, threshold)(images)
     assert torch.equal(logits.argmax(1), (torch.sigmoid(own) > threshold).long())
     shifted = own - torch.logit(torch.tensor(threshold))
     binary = F.binary_cross_entropy_with_logits(shifted, labels.float())
@@ -84,7 +83,7 @@ class Sure(Wrapped):
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_confident_detector_still_shows_its_gradient(detector: Detector, crops: Crops, label: int) -> None:
     pixels = crops.tensor()[:4].requires_grad_()
-    loss = F.cross_entropy(TwoClasses(Sure(detector), 0.5)(pixels), torch.full((4,), label))
+    loss = F.cross_entropy(TwoLogits(Sure(detector), 0.5)(pixels), torch.full((4,), label))
     (slope,) = torch.autograd.grad(loss, pixels)
     assert bool((slope.abs().amax((1, 2, 3)) > 0).all())
 
