@@ -128,7 +128,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_scores_are_those_of_the_cpu() -> None:
     detector = build_detector(DetectorConfig(backbone="efficientnet_b0", image_size=64), seed=3).eval()
     images = torch.rand((5, 3, 64, 64), generator=torch.Generator().manual_seed(0))
