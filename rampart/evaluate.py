@@ -42,7 +42,7 @@ def evaluate(  # noqa: PLR0913  # each argument is one option
     seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Attack a detector and write the evidence and a report."""
+    """Attack a detector and write the evidence and a report; exit code 1 if a guard tripped."""
     from dfcore.evaluation import SUITES, check_unseen, evaluate, get_suite
 
     scenarios = get_suite(suite, scenario or ())
@@ -71,6 +71,8 @@ def evaluate(  # noqa: PLR0913  # each argument is one option
     report = write_release_report(out / "report.html", {out.name: Candidate(fetch(model), out)}, crops)
     show(evidence)
     emit(evidence.model_dump(mode="json"), as_json, f"evidence in {out}, report in {report}")
+    if not evidence.valid:
+        raise typer.Exit(1)
 
 
 def read_corpora(data: list[str], frames: int) -> dict[str, Corpus]:

@@ -202,13 +202,30 @@ def _stronger(
     if not compared:
         return None
     value, stronger, weaker = min(compared, key=lambda item: item[0])
-    detail = f"{stronger.scenario.name} is as strong as {weaker.scenario.name} on {value:.1%} of the crops"
-    return guard_result(run, name, value, f">= {least:g}", value >= least, detail)
+    count = len(_shared_rows(stronger, weaker))
+    bound = _bound(least, count)
+    detail = (
+        f"{stronger.scenario.name} is as strong as {weaker.scenario.name} on {value:.1%} of {count} crops"
+    )
+    return guard_result(run, name, value, f">= {bound:.3g}", value >= bound, detail)
+
+
+def _bound(least: float, count: int) -> float:
+    """Let one crop differ where there are so few that the bound would ask for all of them.
+
+    >>> [_bound(0.9, count) for count in (0, 1, 8, 10, 48)]
+    [0.9, 0.9, 0.875, 0.9, 0.9]
+    """
+    return min(least, (count - 1) / count) if count > 1 else least
+
+
+def _shared_rows(stronger: Outcome, weaker: Outcome) -> Rows:
+    return np.intersect1d(_own_rows(stronger), _own_rows(weaker))
 
 
 def _share_at_least(run: CorpusRun, stronger: Outcome, weaker: Outcome) -> float:
     """Share of crops that the first attack itself hurts at least as much as the second."""
-    rows = np.intersect1d(_own_rows(stronger), _own_rows(weaker))
+    rows = _shared_rows(stronger, weaker)
     ours, theirs = (
         run.margin(outcome.own[np.searchsorted(outcome.indices, rows)], rows)
         for outcome in (stronger, weaker)

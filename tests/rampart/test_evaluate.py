@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
 from dfcore.errors import CheckFailed, ConfigError, DataError
 from dfcore.evaluation import Evidence
@@ -65,7 +66,9 @@ def run(model: str, data: list[str], out: Path, **options: Any) -> None:
         "suite": "quick", "scenario": ["jpeg_50", "fgsm_2_255"], "training": None, "surrogate": None,
         "frames": 2, "seed": 0, "as_json": True,
     }  # fmt: skip
-    evaluate(model, data, out, **{**settings, **options})
+    with pytest.raises(typer.Exit) as code:  # of a detector that was never trained no figure counts
+        evaluate(model, data, out, **{**settings, **options})
+    assert code.value.exit_code == 1
 
 
 def test_several_corpora_in_one_run_and_a_second_run_that_does_nothing(
