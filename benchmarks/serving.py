@@ -1,11 +1,12 @@
 """python -m benchmarks.serving [--quick] --json: requests a second at p99 <= 200 ms, JPEG in, score out.
 
-The peer is the server that KServe's documentation leads to: a `kserve.Model` with a synchronous `predict`
-that takes V1 JSON with base64. Both have the same detector, face detector and images, and run one after the
-other in processes of their own, each with the same threads. The number of clients grows until the 99th
-percentile passes the limit. Our answers carry attack scores, the peer's don't; what they cost is measured
-beside it, by the latency of one client with scores on and off. Crops are compared too: ours as a V2 binary
-tensor, the peer's as V1 JSON numbers.
+The peers (`benchmarks.serving_peers`) are a `kserve.Model` with a synchronous `predict`, and TorchServe with
+base64 in JSON. All have the same detector, face detector and images, and run one after the other in processes
+of their own, each with the same threads; ours has what a bundle holds, the ONNX file too. The number of
+clients grows until the 99th percentile passes the limit. `ratio` compares with the KServe sample and
+`ratios` with both, our answers without attack scores like theirs; `with_attack_scores` tells ours with
+them, and `attack_scores` what they add to the latency of one client. Crops are compared too: ours as a V2
+binary tensor, the sample's as V1 JSON numbers.
 """
 
 from __future__ import annotations
@@ -16,36 +17,38 @@ import base64
 import io
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
-import torch
 from PIL import Image
 
 from dfcore.data import Crops
-from dfcore.models import Detector, DetectorCard, DetectorConfig, build_detector, load_detector, save_detector
+from dfcore.models import DetectorCard, DetectorConfig, build_detector, save_detector
+from dfcore.models.export import ONNX_FILE, write_onnx
+from dfcore.models.golden import GOLDEN_FILE, write_golden
 from dfcore.monitoring import build_reference
-from dfcore.preprocessing import PreprocessingConfig, build_face_detector, crop_face, decode_image
-from dfcore.preprocessing.video import Frame
+from dfcore.preprocessing import PreprocessingConfig
 from dfcore.provenance import versions
+from rampart.server_process import free_port
 
 __all__ = ["measure"]
 
-_NAME = "bench"
+NAME = "bench"
 _LIMIT_SECONDS = 0.2
 _TURNS = 4
 _CLIENTS = (1, 2, 4, 8, 16, 32)
 _START_SECONDS = 180
+_PREDICTIONS = f"/predictions/{NAME}"  # TorchServe's
+PEERS = ("kserve", "torchserve")
 
 
 class Load(NamedTuple):
@@ -56,51 +59,11 @@ class Load(NamedTuple):
     headers: dict[str, str]
 
 
-class _Sample:
-    """What a straightforward sample does: everything in `predict`, one instance after the other."""
+class Running(NamedTuple):
+    """A server that is ready."""
 
-    def __init__(self, folder: Path) -> None:
-        self.detector: Detector = load_detector(folder)
-        card = self.detector.card
-        assert card is not None, "saved by this benchmark"
-        self.preprocessing = card.preprocessing
-        self.faces = build_face_detector(self.preprocessing)
-
-    def score(self, crops: np.ndarray) -> list[float]:
-        with torch.inference_mode():
-            images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-            return [float(value) for value in self.detector(images).sigmoid()]
-
-    def predict(self, payload: dict[str, Any]) -> dict[str, Any]:
-        instances = payload["instances"]
-        if "crop" in instances[0]:
-            return {"predictions": self.score(np.array([item["crop"] for item in instances], dtype=np.uint8))}
-        return {"predictions": [self._image(base64.b64decode(item["image"]["b64"])) for item in instances]}
-
-    def _image(self, data: bytes) -> float | None:
-        image = decode_image(data)
-        (faces,) = self.faces.detect([image], min_face=self.preprocessing.min_face)
-        kept = [face for face in faces if face.confidence >= self.preprocessing.min_confidence]
-        frame = Frame(image, 0, 0.0)
-        size, margin = self.preprocessing.image_size, self.preprocessing.margin
-        crops = [crop_face(frame, face, size, margin).image for face in kept]
-        return max(self.score(np.stack(crops))) if crops else None
-
-
-def serve_sample(folder: Path, port: int, threads: int) -> None:
-    """Serve the peer until it is killed."""
-    from serving._kserve import Model, ModelServer
-
-    torch.set_num_threads(threads)
-    sample = _Sample(folder)
-
-    class Served(Model):  # type: ignore[misc]  # KServe ships no types
-        def predict(self, payload: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
-            return sample.predict(payload)
-
-    model = Served(_NAME)
-    model.ready = True
-    ModelServer(http_port=port, enable_grpc=False, workers=1).start([model])
+    address: str
+    process: int
 
 
 def write_detector(folder: Path, quick: bool) -> int:
@@ -112,6 +75,8 @@ def write_detector(folder: Path, quick: bool) -> int:
     )
     detector = build_detector(config, seed=0).eval()
     save_detector(folder, detector, card)
+    write_golden(folder / GOLDEN_FILE, detector)
+    write_onnx(folder / ONNX_FILE, detector, folder / GOLDEN_FILE)
     images = np.random.default_rng(1).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     names = np.array([f"video-{row}" for row in range(len(images))])
     labels, landmarks = np.arange(len(images)) % 2, np.zeros((len(images), 5, 2), np.float32)
@@ -121,7 +86,7 @@ def write_detector(folder: Path, quick: bool) -> int:
 
 
 def loads(size: int, count: int) -> dict[str, Load]:
-    """Return what is sent: `jpeg` to both, crops as `v2_binary` to us and as `v1_json` to the peer."""
+    """Return what is sent: `jpeg` to all, crops as `v2_binary` to us and as `v1_json` to the sample."""
     from skimage import data
 
     stream = io.BytesIO()
@@ -136,7 +101,7 @@ def loads(size: int, count: int) -> dict[str, Load]:
     }  # fmt: skip
     head = json.dumps({"inputs": [tensor], "outputs": [{"name": "score"}]}).encode()
     kind = {"content-type": "application/json"}
-    v1, v2 = f"/v1/models/{_NAME}:predict", f"/v2/models/{_NAME}/infer"
+    v1, v2 = f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"
     binary = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
     return {
         "jpeg": Load(v1, json.dumps(image).encode(), kind),
@@ -146,30 +111,40 @@ def loads(size: int, count: int) -> dict[str, Load]:
 
 
 @contextmanager
-def running(command: list[str]) -> Iterator[str]:
-    """Run a server; yields its address when the model is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def running(
+    command: list[str], environment: Mapping[str, str] | None = None, ready: Load | None = None
+) -> Iterator[Running]:
+    """Run a server on a free port, the command's last argument; yields it when the model is ready.
+
+    Args:
+        command: without the port.
+        environment: variables beside our own.
+        ready: a request that is answered once it is; None asks as the Open Inference Protocol has it.
+    """
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
+    variables = {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([*command, str(port)], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, str(port)], stdout=log, stderr=log, env=variables)
         try:
             until = time.monotonic() + _START_SECONDS
-            while not _is_ready(address):
+            while not _is_ready(address, ready):
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
                     raise RuntimeError(f"the server did not start: {log.read()[-2000:].decode()}")
                 time.sleep(0.3)
-            yield address
+            yield Running(address, process.pid)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
-def _is_ready(address: str) -> bool:
+def _is_ready(address: str, ready: Load | None) -> bool:
     try:
-        return httpx.get(f"{address}/v2/models/{_NAME}/ready").status_code == 200
+        if ready is None:
+            return httpx.get(f"{address}/v2/models/{NAME}/ready").status_code == 200
+        answer = httpx.post(f"{address}{ready.path}", content=ready.body, headers=ready.headers, timeout=60)
+        return answer.status_code == 200
     except httpx.TransportError:
         return False
 
@@ -232,35 +207,42 @@ def measure(quick: bool, threads: int, repetitions: int) -> dict[str, Any]:
     Returns:
         The benchmark's document.
     """
-    seconds = 2.0 if quick else 20.0
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+    seconds = 2.0 if quick else 15.0
+    found: dict[str, list[dict[str, Any]]] = {who: [] for who in ("ours", "with_attack_scores", *PEERS)}
     crops: dict[str, list[float]] = {"v2_binary": [], "v1_json": []}
     scores: dict[str, list[float]] = {"on": [], "off": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = write_detector(folder / "model", quick)
         sent = loads(size, 8)
-        ours, plain = (_command(folder, threads, chosen) for chosen in ("auto", "off"))
-        peer = [sys.executable, "-m", "benchmarks.serving", "--threads", str(threads)]
-        peer += ["--sample", str(folder / "model"), "--port"]
+        commands = {
+            "ours": _command(folder, threads, "off"),
+            "with_attack_scores": _command(folder, threads, "auto"),
+            **{peer: _peer(peer, folder, threads) for peer in PEERS},
+        }
         for _ in range(repetitions):
-            for who, command, way in (("ours", ours, "v2_binary"), ("peer", peer, "v1_json")):
-                with running(command) as address:
-                    runs[who].append(capacity(address, sent["jpeg"], seconds))
-                    crops[way].append(rate_of(address, sent[way], seconds))
-            with running(ours) as scoring, running(plain) as bare:
+            for who, command in commands.items():
+                jpeg = sent["jpeg"] if who != "torchserve" else sent["jpeg"]._replace(path=_PREDICTIONS)
+                with running(command, ready=jpeg) as server:
+                    found[who].append(capacity(server.address, jpeg, seconds))
+                    way = {"ours": "v2_binary", "kserve": "v1_json"}.get(who)
+                    if way is not None:
+                        crops[way].append(rate_of(server.address, sent[way], seconds))
+            with running(commands["with_attack_scores"]) as scoring, running(commands["ours"]) as bare:
                 # in turns, so that what else the machine does falls on both
                 for _ in range(_TURNS):
-                    scores["on"].append(latency_of(scoring, sent["jpeg"], seconds / _TURNS))
-                    scores["off"].append(latency_of(bare, sent["jpeg"], seconds / _TURNS))
-    rates = {who: [run["rate"] for run in found] for who, found in runs.items()}
+                    scores["on"].append(latency_of(scoring.address, sent["jpeg"], seconds / _TURNS))
+                    scores["off"].append(latency_of(bare.address, sent["jpeg"], seconds / _TURNS))
+    rates = {who: [run["rate"] for run in runs] for who, runs in found.items()}
     best = {who: statistics.median(values) for who, values in rates.items()}
+    ratios = {peer: round(best["ours"] / best[peer], 3) if best[peer] else None for peer in PEERS}
     ways = {way: statistics.median(values) for way, values in crops.items()}
     on, off = (statistics.median(values) for values in scores.values())
     return {
         "name": "serving", "unit": "requests/s at p99 <= 200 ms, JPEG in",
-        "ratio": round(best["ours"] / best["peer"], 3) if best["peer"] else None,
-        "ours": best["ours"], "peer": best["peer"], "repetitions": repetitions, "spread": rates,
+        "ratio": ratios["kserve"], "ratios": ratios, "peer_name": "kserve",
+        "ours": best["ours"], "peer": best["kserve"], "torchserve": best["torchserve"],
+        "with_attack_scores": best["with_attack_scores"], "repetitions": repetitions, "spread": rates,
         "crops": {
             "unit": "requests/s of 8 crops, one client",
             **{way: round(rate, 2) for way, rate in ways.items()},
@@ -270,8 +252,13 @@ def measure(quick: bool, threads: int, repetitions: int) -> dict[str, Any]:
             "unit": "ms a request, median, one client", "on": round(on, 2), "off": round(off, 2),
             "ratio": round(on / off, 3), "spread": scores,
         },
-        "threads": threads, "cores": os.cpu_count(), "quick": quick, "runs": runs, "versions": versions(),
+        "threads": threads, "cores": os.cpu_count(), "quick": quick, "runs": found, "versions": versions(),
     }  # fmt: skip
+
+
+def _peer(peer: str, folder: Path, threads: int) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.serving_peers", peer]
+    return [*command, str(folder / "model"), NAME, str(threads)]
 
 
 def _command(folder: Path, threads: int, attack_scores: str) -> list[str]:
@@ -279,7 +266,7 @@ def _command(folder: Path, threads: int, attack_scores: str) -> list[str]:
     path = folder / f"scores-{attack_scores}.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
     return [
-        sys.executable, "-m", "serving", "--model", str(folder / "model"), "--name", _NAME,
+        sys.executable, "-m", "serving", "--model", str(folder / "model"), "--name", NAME,
         "--allow-unsigned", "--settings", str(path), "--http-port",
     ]  # fmt: skip
 
@@ -290,12 +277,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny detector, one short round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--sample", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.sample:
-        serve_sample(options.sample, options.port, options.threads)
-        return
     document = measure(options.quick, options.threads, 1 if options.quick else 3)
     sys.stdout.write(json.dumps(document, indent=None if options.json else 2) + "\n")
 

@@ -14,29 +14,25 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from benchmarks.serving import Load, capacity, loads, write_detector
+from benchmarks.serving import NAME, Load, Running, capacity, loads, running, write_detector
 from dfcore.provenance import sha256_file, versions
 from dfcore.release import Registry, ensure_key, sign_bundle
 
 __all__ = ["measure"]
 
-_NAME = "bench"
 _CHANNEL = "production"
 _SHARE = 0.8
 _TENTHS = 10
-_START_SECONDS = 180
 _SAMPLE_SECONDS = 1.0
 
 
@@ -55,48 +51,22 @@ def publish(home: Path, quick: bool) -> tuple[Registry, tuple[str, str], int]:
         manifest = json.dumps({"format_version": 1, "files": files})
         (folder / "manifest.json").write_text(manifest, encoding="utf-8")
         sign_bundle(folder, key)
-        found.append(registry.publish(_NAME, folder, public_key=public_key))
-    registry.promote(_NAME, found[0], _CHANNEL, "benchmark", "first")
+        found.append(registry.publish(NAME, folder, public_key=public_key))
+    registry.promote(NAME, found[0], _CHANNEL, "benchmark", "first")
     return registry, (found[0], found[1]), size
 
 
-@contextmanager
-def following(home: Path, threads: int) -> Iterator[tuple[str, int]]:
-    """Run a server that follows the channel; yields its address and process id when it is ready."""
-    from rampart.server_process import free_port
-
-    port = free_port()
+def following(home: Path, threads: int) -> AbstractContextManager[Running]:
+    """Run a server that follows the channel."""
     settings = {"threads": threads, "reload_seconds": 1.0}
     (home / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     command = [
-        sys.executable, "-m", "serving", "--model", f"registry://{_NAME}@{_CHANNEL}", "--name", _NAME,
+        sys.executable, "-m", "serving", "--model", f"registry://{NAME}@{_CHANNEL}", "--name", NAME,
         "--public-key", str(home / "keys" / "rampart.pub"), "--settings", str(home / "settings.json"),
-        "--http-port", str(port),
+        "--http-port",
     ]  # fmt: skip
-    environment = {
-        **os.environ, "RAMPART_REGISTRY": str(home / "registry"), "RAMPART_CACHE": str(home / "cache")
-    }  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            until = time.monotonic() + _START_SECONDS
-            while not _is_ready(address):
-                if process.poll() is not None or time.monotonic() > until:
-                    log.seek(0)
-                    raise RuntimeError(f"the server did not start: {log.read()[-2000:].decode()}")
-                time.sleep(0.3)
-            yield address, process.pid
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/v2/models/{_NAME}/ready").status_code == 200
-    except httpx.TransportError:
-        return False
+    environment = {"RAMPART_REGISTRY": str(home / "registry"), "RAMPART_CACHE": str(home / "cache")}
+    return running(command, environment)
 
 
 def resident_bytes(process: int) -> int:
@@ -160,16 +130,12 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
                         done += 1
                         version = published[done % 2]
                         await asyncio.to_thread(
-                            registry.promote, _NAME, version, _CHANNEL, "benchmark", f"reload {done}"
+                            registry.promote, NAME, version, _CHANNEL, "benchmark", f"reload {done}"
                         )
                     await asyncio.sleep(_SAMPLE_SECONDS)
 
             answered, failed = asyncio.run(_soak(address, load, rate, seconds, sample))
-            metrics = httpx.get(f"{address}/metrics").text
-    replaced = next(
-        (float(row.rsplit(" ", 1)[1]) for row in metrics.splitlines()
-         if row.startswith('rampart_reloads_total{outcome="replaced"}')), 0.0
-    )  # fmt: skip
+            replaced = _reloads(address)
     parts = [
         [row for row in answered if int(row[0] / seconds * _TENTHS) == tenth] for tenth in range(_TENTHS)
     ]
@@ -186,6 +152,13 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
         "memory_mib": [round(level / 2**20, 1) for level in levels],
         "threads": threads, "cores": os.cpu_count(), "quick": quick, "versions": versions(),
     }  # fmt: skip
+
+
+def _reloads(address: str) -> float:
+    for row in httpx.get(f"{address}/metrics").text.splitlines():
+        if row.startswith('rampart_reloads_total{outcome="replaced"}'):
+            return float(row.rsplit(" ", 1)[1])
+    return 0.0
 
 
 def _quantiles(parts: list[list[tuple[float, float]]], share: float) -> list[float]:
