@@ -22,7 +22,7 @@ from dfcore.attacks.noise import RandomNoise
 from dfcore.attacks.norms import NORMS, Budget, Norm
 from dfcore.attacks.square import Square
 from dfcore.attacks.template import Attack, NormAttack, Threat, margin
-from dfcore.attacks.torchattacks_adapter import TorchAttacks, TwoLogits
+from dfcore.attacks.torchattacks_adapter import TorchAttacks, TwoLogits, lend_randomness
 from dfcore.attacks.transfer import Ensemble, Transfer
 from dfcore.attacks.unet import UNetAttack
 from dfcore.attacks.universal import Universal
@@ -76,6 +76,7 @@ __all__ = [
     "Universal",
     "VideoAttack",
     "build_attack",
+    "lend_randomness",
     "margin",
 ]
 

@@ -11,12 +11,12 @@ from typing import Any, Self
 import torch
 from pydantic import Field, PrivateAttr
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import distributed, nn
 
 from dfcore.attacks.template import Attack, check_batch
 from dfcore.errors import ConfigError, DataError, WorkFailed
-from dfcore.models import crafting_mode
+from dfcore.models import crafting_mode, save_tensors
 
 __all__ = ["JointMove", "LearnedAttack", "Player"]
 
@@ -160,11 +160,7 @@ class LearnedAttack(Attack):
         Raises:
             ConfigError: it was never fitted.
         """
-        network = self.network(torch.device("cpu"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        save_file(network.state_dict(), temporary)
-        temporary.replace(path)
+        save_tensors(path, self.network(torch.device("cpu")).state_dict())
         return self.model_copy(update={"weights": path})
 
 

@@ -20,7 +20,7 @@ from dfcore.attacks.template import NormAttack
 from dfcore.config import suggest
 from dfcore.errors import ConfigError
 
-__all__ = ["TorchAttacks", "TwoLogits"]
+__all__ = ["TorchAttacks", "TwoLogits", "lend_randomness"]
 
 _REFUSED = {
     "APGDT": "its targeted loss needs four classes; use apgd",
@@ -95,7 +95,7 @@ class TorchAttacks(NormAttack):
         clean = (images, self.value(detector, images, labels, threshold))
         if self.epsilon == 0:
             return images  # some of its attacks divide by eps
-        with _seeded(generator, images.device) as seed, _modes(detector):
+        with lend_randomness(generator, images.device) as seed, _modes(detector):
             if "seed" in taken:  # some set the global state to a constant themselves
                 settings.setdefault("seed", seed)
             try:
@@ -150,8 +150,16 @@ def _modes(detector: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[int]:
-    """Lend the library the global random states, seeded from ours, and put them back."""
+def lend_randomness(generator: torch.Generator | None, device: torch.device) -> Iterator[int]:
+    """Lend a library the global random states (torch, numpy, random), seeded from ours, and put them back.
+
+    Args:
+        generator: asked for the seed; None asks torch's own.
+        device: that the library computes on.
+
+    Yields:
+        The seed, in [0, 2^31).
+    """
     own = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**31, (1,), generator=generator, device=own))
     states = random.getstate(), np.random.get_state()

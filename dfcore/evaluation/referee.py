@@ -9,10 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
-from dfcore.attacks import Attack, Threat, TwoLogits
+from dfcore.attacks import Attack, Threat, TwoLogits, lend_randomness
 from dfcore.config import Epsilon
 from dfcore.errors import ConfigError
 
@@ -109,7 +107,7 @@ class Referee(Attack):
         # foolbox's model zoo wants a git program otherwise, which it is not used for here
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         two = TwoLogits(detector, threshold).eval()
-        with _lent_randomness(generator, images.device) as seed, warnings.catch_warnings():
+        with lend_randomness(generator, images.device) as seed, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # theirs, about versions to come
             found = _RUNS[self.library, self.method](two, images.clone(), labels.long(), self, seed)
         # by rounding, or by a defect there, it may be outside
@@ -129,23 +127,6 @@ def check_installed(libraries: Iterable[str]) -> None:
             f"expected the packages {', '.join(missing)}, by which our attacks are checked, got an "
             "installation without them; run: pip install 'rampart[referee]'"
         )
-
-
-@contextmanager
-def _lent_randomness(generator: torch.Generator | None, device: torch.device) -> Iterator[int]:
-    """Seed the global random states from ours, and put them back."""
-    own = "cpu" if generator is None else generator.device
-    seed = int(torch.randint(2**31, (1,), generator=generator, device=own))
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield seed
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 Run = Callable[[nn.Module, torch.Tensor, torch.Tensor, Referee, int], torch.Tensor]
