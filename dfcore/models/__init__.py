@@ -9,6 +9,7 @@ from dfcore.models.cost import DetectorCost, detector_cost
 from dfcore.models.detector import Detector, DetectorConfig, crafting_mode
 from dfcore.models.folding import FoldedDetector, fold_batch_norm
 from dfcore.models.splitting import SplitForward
+from dfcore.models.tensor_file import save_tensors
 from dfcore.models.weights import InitialWeights
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "load_detector",
     "register_backbone",
     "save_detector",
+    "save_tensors",
 ]

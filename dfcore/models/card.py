@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dfcore.config import Config
 from dfcore.errors import BundleError, ConfigError
 from dfcore.models.build import build_detector
 from dfcore.models.detector import Detector, DetectorConfig
 from dfcore.models.golden import GOLDEN_FILE, check_golden
+from dfcore.models.tensor_file import save_tensors
 from dfcore.models.weights import InitialWeights
 from dfcore.preprocessing import PreprocessingConfig
+from dfcore.storage import write_atomic
 
 __all__ = ["CARD_FILE", "WEIGHTS_FILE", "Calibration", "DetectorCard", "load_detector", "save_detector"]
 
@@ -62,15 +61,13 @@ def save_detector(folder: Path, detector: Detector, card: DetectorCard) -> None:
 
     Raises:
         ConfigError: the card's calibration is not the detector's.
+        WorkFailed: a file can't be written.
     """
     _check_calibration(detector, card, ConfigError)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-    _write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path))
+    save_tensors(folder / WEIGHTS_FILE, detector.state_dict())
     origin = {"initial_weights": detector.initial_weights.model_dump(mode="json")}
     card = card.model_copy(update={"provenance": {**origin, **card.provenance}})
-    text = card.model_dump_json(indent=2) + "\n"
-    _write_atomically(folder / CARD_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(folder / CARD_FILE, f"{card.model_dump_json(indent=2)}\n".encode())
 
 
 def load_detector(uri: str | Path, device: str = "cpu", public_key: Path | None = None) -> Detector:
@@ -128,17 +125,3 @@ def _check_calibration(
             raise error(
                 f"expected calibration {name} {stated} as in {CARD_FILE}, got {actual} in the weights"
             )
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide a shared bundle from its readers
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dfcore.errors import BundleError
+from dfcore.models.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from dfcore.models.detector import Detector
@@ -35,7 +35,7 @@ def write_golden(path: Path, detector: Detector) -> None:
     """
     crops = _crops(detector.config.image_size)
     tensors = {"crops": crops, "logits": _logits(detector, crops)}
-    save_file(tensors, path, metadata={"tolerance": repr(TOLERANCE)})
+    save_tensors(path, tensors, metadata={"tolerance": repr(TOLERANCE)})
 
 
 def check_golden(path: Path, detector: Detector) -> None:

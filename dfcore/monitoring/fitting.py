@@ -129,13 +129,8 @@ def fit_attack_scores(
     if len(attacked.images):
         struck = _see(detector, attacked.images)
         theirs = _surprise(single, known.raw(struck, folds[attacked.rows]), struck.energies[:, _SHARPNESS])
-    weights: dict[str, dict[str, float]] = {}
-    for squeezers in VARIANTS:
-        parts = (*squeezers, *SIGNS[-2:])
-        chosen = [SIGNS.index(part) for part in parts]
-        fitted = _fit_weights(surprise[:, chosen], None if theirs is None else theirs[:, chosen])
-        columns[combination(squeezers)] = surprise[:, chosen] @ fitted
-        weights[combination(squeezers)] = dict(zip(parts, fitted.tolist(), strict=True))
+    combined, weights = _combine(surprise, theirs)
+    columns |= combined
     calibrated = fit_calibration(columns, quality, edges, config.false_positive_rate)
     return {
         "version": ATTACK_SCORES_VERSION,
@@ -255,6 +250,18 @@ def _histograms(document: dict[str, Any], raw: Floats, quality: Floats) -> dict[
         part: bucket_counts(column, SCORE_BUCKETS)
         for part, column in zip(document["parts"], shares.T, strict=True)
     }
+
+
+def _combine(clean: Floats, attacked: Floats | None) -> tuple[dict[str, Floats], dict[str, dict[str, float]]]:
+    """Return, for each choice of squeezers, clean crops' combined surprise and the weight of each sign."""
+    columns, weights = {}, {}
+    for squeezers in VARIANTS:
+        parts = (*squeezers, *SIGNS[-2:])
+        chosen = [SIGNS.index(part) for part in parts]
+        fitted = _fit_weights(clean[:, chosen], None if attacked is None else attacked[:, chosen])
+        columns[combination(squeezers)] = clean[:, chosen] @ fitted
+        weights[combination(squeezers)] = dict(zip(parts, fitted.tolist(), strict=True))
+    return columns, weights
 
 
 def _fit_weights(clean: Floats, attacked: Floats | None) -> Floats:

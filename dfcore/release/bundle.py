@@ -19,7 +19,7 @@ from dfcore.models.golden import GOLDEN_FILE, write_golden
 from dfcore.provenance import sha256_file
 from dfcore.release.card import write_card
 from dfcore.release.gate import Decision
-from dfcore.release.measured import EVIDENCE, SAMPLES, read_measured
+from dfcore.release.measured import EVIDENCE, SAMPLES, Measured, read_measured
 from dfcore.release.ml_bom import write_ml_bom
 from dfcore.release.model_archive import MODEL_ARCHIVE, write_model_archive
 from dfcore.storage import write_atomic
@@ -71,20 +71,8 @@ def build_bundle(
             the name of a part.
         DataError: a part is missing.
     """
-    verdict = Decision.load(decision)
-    measured = read_measured(evidence)
-    if not verdict.promoted:
-        reasons = "; ".join(rule.name for rule in verdict.failed)
-        raise BundleError(f"expected a decision that promotes, got no ({reasons}); nothing was bundled")
-    if verdict.evidence_digest != measured.digest:
-        raise BundleError(f"{decision} judged other evidence than {evidence}; run the gate on this evidence")
-    parts = {name: checkpoint / name for name in (WEIGHTS, CARD)}
-    parts |= {EVIDENCE: evidence / EVIDENCE if evidence.is_dir() else evidence, "decision.json": decision}
-    if (measured.folder / SAMPLES).is_file():
-        parts[SAMPLES] = measured.folder / SAMPLES
-    if report is not None:
-        parts["report.html"] = report
-    parts = _add(parts, extra or {})
+    verdict, measured = _judged(evidence, decision)
+    parts = _add(_parts(checkpoint, evidence, decision, report), extra or {})
     _check_parts(out, parts)
     detector = load_detector(checkpoint)
     if detector_digest(detector) != measured.model.digest:
@@ -93,15 +81,32 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as name:
         folder = Path(name) / "bundle"
         _fill(folder, parts, reference)
-        write_golden(folder / GOLDEN_FILE, detector)
-        _export(folder, detector, verdict.created)
-        write_card(folder / "MODEL_CARD.md", measured, verdict, folder / CARD)
-        write_ml_bom(folder / BOM, measured, verdict, folder)
-        _write_manifest(folder)
+        _complete(folder, detector, measured, verdict)
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
     return out
+
+
+def _judged(evidence: Path, decision: Path) -> tuple[Decision, Measured]:
+    verdict, measured = Decision.load(decision), read_measured(evidence)
+    if not verdict.promoted:
+        reasons = "; ".join(rule.name for rule in verdict.failed)
+        raise BundleError(f"expected a decision that promotes, got no ({reasons}); nothing was bundled")
+    if verdict.evidence_digest != measured.digest:
+        raise BundleError(f"{decision} judged other evidence than {evidence}; run the gate on this evidence")
+    return verdict, measured
+
+
+def _parts(checkpoint: Path, evidence: Path, decision: Path, report: Path | None) -> dict[str, Path]:
+    file = evidence / EVIDENCE if evidence.is_dir() else evidence
+    parts = {name: checkpoint / name for name in (WEIGHTS, CARD)}
+    parts |= {EVIDENCE: file, "decision.json": decision}
+    if file.with_name(SAMPLES).is_file():
+        parts[SAMPLES] = file.with_name(SAMPLES)
+    if report is not None:
+        parts["report.html"] = report
+    return parts
 
 
 def _add(parts: Mapping[str, Path], extra: Mapping[str, Path]) -> dict[str, Path]:
@@ -137,12 +142,17 @@ def _fill(folder: Path, parts: Mapping[str, Path], reference: Mapping[str, Any])
     write_atomic(folder / "reference.json", f"{text}\n".encode())
 
 
-def _export(folder: Path, detector: Detector, created: str) -> None:
+def _complete(folder: Path, detector: Detector, measured: Measured, verdict: Decision) -> None:
+    """Write what is made from the parts: golden input, exports, card, bill of materials, manifest."""
+    write_golden(folder / GOLDEN_FILE, detector)
     try:
         write_onnx(folder / ONNX_FILE, detector, folder / GOLDEN_FILE)
     except ConfigError as error:
         logger.warning("no %s in this bundle: %s", ONNX_FILE, error)
-    write_model_archive(folder / MODEL_ARCHIVE, folder, created)
+    write_model_archive(folder / MODEL_ARCHIVE, folder, verdict.created)
+    write_card(folder / "MODEL_CARD.md", measured, verdict, folder / CARD)
+    write_ml_bom(folder / BOM, measured, verdict, folder)
+    _write_manifest(folder)
 
 
 def _write_manifest(folder: Path) -> None:

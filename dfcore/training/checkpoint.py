@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dfcore.errors import WorkFailed
+from dfcore.models import save_tensors
 
 __all__ = ["load_checkpoint", "optimiser_tensors", "restore_optimiser", "save_checkpoint"]
 
@@ -26,15 +25,7 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], document: dict
         tensors: on any device.
         document: JSON-able.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(state, temporary, metadata={_KEY: json.dumps(document)})
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_tensors(path, tensors, {_KEY: json.dumps(document)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

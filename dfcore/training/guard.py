@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch
-from safetensors.torch import save_file
 
 from dfcore.errors import WorkFailed
+from dfcore.models import save_tensors
 from dfcore.training.recipe import Recipe
 
 __all__ = ["Facts", "Guard", "Suspect"]
@@ -57,7 +57,7 @@ class Suspect:
         tensors = {"images": self.images, "labels": self.labels}
         for number, kind in enumerate(zip(*self.attacked, strict=True)):
             tensors[f"attacked.{number}"] = torch.cat(kind)
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        save_tensors(path, tensors)
 
 
 @dataclass

@@ -36,6 +36,7 @@ def test_a_bundle_is_whole_signed_and_loads(bundle: Path, public_key: Path) -> N
     assert {path.name for path in bundle.iterdir()} == FILES
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert set(manifest["files"]) == FILES - {"manifest.json", "signature.json"}
+    assert stat.S_IMODE((bundle / "golden.safetensors").stat().st_mode) == 0o644
     verify_bundle(bundle, public_key)
     assert load_detector(bundle, public_key=public_key).threshold == 0.5
 
