@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from dfcore.errors import ConfigError
 
-__all__ = ["Config", "Epsilon", "format_epsilon", "parse_epsilon", "suggest"]
+__all__ = ["Config", "Epsilon", "format_epsilon", "parse_epsilon", "read_yaml", "suggest"]
 
 # Every 8-bit budget has a short fraction of 255; a value that is none is kept as a decimal.
 _GREY_LEVELS = 255
@@ -71,6 +71,30 @@ def suggest(unknown: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
+def read_yaml(path: Path, what: str = "a YAML file", *, secret: bool = False) -> Any:
+    """Read a YAML (or JSON) file.
+
+    Args:
+        path: the file, in UTF-8.
+        what: it holds, for the error.
+        secret: keep what the file holds out of the error, which may be logged.
+
+    Returns:
+        Plain data; None for an empty file.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected {what} at {path}, got: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if secret:
+            raise ConfigError(f"expected YAML of {what} at {path}, got something else") from None
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+
+
 class Config(BaseModel):
     """A frozen configuration in which an unknown key is an error that suggests the right one."""
 
@@ -96,13 +120,7 @@ class Config(BaseModel):
         Raises:
             ConfigError: the file is missing, is no YAML, or does not fit.
         """
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"expected a YAML file at {path}, got: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
-        return cls.parse(data, source=str(path))
+        return cls.parse(read_yaml(path), source=str(path))
 
     def override(self, assignments: Iterable[str]) -> Self:
         """Return a copy with `a.b=value` assignments applied; values are read as YAML.

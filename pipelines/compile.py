@@ -28,7 +28,7 @@ def build(name: str = "train_and_release", platform: Platform | None = None) -> 
         platform: where the steps run; None leaves that to the server.
 
     Raises:
-        ConfigError: no such pipeline, or a parameter that it does not have.
+        ConfigError: no such pipeline, or a parameter that none has.
     """
     from google.protobuf import json_format
     from kfp import dsl
@@ -44,6 +44,9 @@ def build(name: str = "train_and_release", platform: Platform | None = None) -> 
     pipeline: dict[str, Any] = json_format.MessageToDict(getattr(pipelines, name).pipeline_spec)
     documents = [pipeline]
     if platform is not None:
+        known = {key for one in PIPELINES for key in getattr(pipelines, one).component_spec.inputs or ()}
+        for key in platform.parameters.keys() - known:
+            raise ConfigError(f"unknown parameter {key!r} of the pipelines{suggest(key, known)}")
         documents.append(place(pipeline, platform))
         json_format.ParseDict(pipeline, spec_pb.PipelineSpec())
         for pod in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dfcore.config import suggest
-from dfcore.errors import ConfigError
 from pipelines.platform import STEPS, Platform, StepSettings
 
 __all__ = ["place"]
@@ -26,9 +24,6 @@ def place(pipeline: dict[str, Any], platform: Platform) -> dict[str, Any]:
 
     Returns:
         The platform spec: what only Kubernetes knows.
-
-    Raises:
-        ConfigError: `parameters` names one that the pipeline does not have.
     """
     _set_parameters(pipeline, platform)
     executors = pipeline["deploymentSpec"]["executors"]
@@ -60,12 +55,8 @@ def _set_parameters(pipeline: dict[str, Any], platform: Platform) -> None:
     values = dict(platform.parameters)
     if platform.rollout is not None and "rollout" in known:
         values["rollout"] = platform.rollout.model_dump(mode="json", by_alias=True)
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(
-                f"unknown parameter {name!r} of {pipeline['pipelineInfo']['name']}{suggest(name, known)}"
-            )
-        known[name]["defaultValue"] = value
+    for name in values.keys() & known.keys():  # what is another pipeline's is in the same file
+        known[name]["defaultValue"] = values[name]
         known[name]["isOptional"] = True
 
 
@@ -129,6 +120,15 @@ def _pod(name: str, settings: StepSettings, platform: Platform) -> dict[str, Any
         found["secretAsEnv"] = [_secret(platform.storage.secret, keyToEnv=pairs)]
     if name == "publish_bundle" and platform.signing.secret:
         found["secretAsVolume"] = [_secret(platform.signing.secret, mountPath=_KEY_FOLDER)]
+    if platform.volumes:
+        found["pvcMount"] = [
+            {
+                "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+                "constant": claim,
+                "mountPath": folder,
+            }
+            for claim, folder in sorted(platform.volumes.items())
+        ]
     if settings.node_selector:
         found["nodeSelector"] = {"labels": dict(settings.node_selector)}
     if settings.affinity:

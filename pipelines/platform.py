@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from dfcore.config import suggest
+from dfcore.config import read_yaml, suggest
 from dfcore.errors import ConfigError
 from rollout.settings import RolloutSettings, Toleration, Values
 
@@ -22,6 +22,7 @@ STEPS = (
 _DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 _DURATION = re.compile(r"[1-9]\d*[smh]")
 _SIZE = re.compile(r"[1-9]\d*(Ki|Mi|Gi|Ti)")
+_FOLDER = re.compile(r"(/[\w.-]+)+")
 _KEY = "pipelines"
 
 
@@ -100,8 +101,10 @@ class Platform(Values):
     """Everything that a cluster must be told; see `platform.yaml` for each key.
 
     Attributes:
+        volumes: existing PersistentVolumeClaims and where each is mounted in every step, for data sets and
+            the parameter `cache`.
         steps: by component; keys that are left out are those of `defaults`.
-        parameters: defaults of the pipelines' parameters.
+        parameters: defaults of the pipelines' parameters; one that a pipeline does not have is the others'.
         rollout: default of the parameter `rollout`.
     """
 
@@ -117,6 +120,7 @@ class Platform(Values):
     pipeline_root: str = ""
     storage: Storage = Storage()
     signing: Signing = Signing()
+    volumes: dict[str, str] = Field(default_factory=dict)
     defaults: StepSettings = StepSettings()
     steps: dict[str, StepSettings] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -130,6 +134,16 @@ class Platform(Values):
                 f"expected an image by digest, REPOSITORY@sha256:…, got {value!r}; a tag may change between "
                 "two runs of one pipeline"
             )
+        return value
+
+    @field_validator("volumes")
+    @classmethod
+    def _are_folders(cls, value: dict[str, str]) -> dict[str, str]:
+        for claim, folder in value.items():
+            if not _FOLDER.fullmatch(folder):
+                raise ValueError(f"expected an absolute folder such as /data for {claim!r}, got {folder!r}")
+        if len(set(value.values())) < len(value):
+            raise ValueError(f"expected a folder of its own for each claim, got {sorted(value.values())}")
         return value
 
     @field_validator("steps")
@@ -159,12 +173,7 @@ def load_platform(path: Path, **changes: str) -> Platform:
         ConfigError: no such file, an unknown key, or a value that does not fit.
     """
     base = yaml.safe_load((resources.files("pipelines") / "platform.yaml").read_text(encoding="utf-8"))
-    try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"expected values at {path}, got: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    own = read_yaml(path, "values") or {}
     if not isinstance(own, dict):
         raise ConfigError(f"expected a mapping of values in {path}, got {type(own).__name__}")
     if isinstance(own.get(_KEY), dict):

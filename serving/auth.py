@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 
-import yaml
-
+from dfcore.config import read_yaml
 from dfcore.errors import ConfigError
 from serving.settings import RateLimit
 
@@ -82,12 +81,7 @@ class TokenFile:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"expected tokens at {path}, got: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected YAML of tokens at {path}, got something else") from error
+    document = read_yaml(path, "tokens", secret=True)
     if not isinstance(document, dict) or not document:
         raise ConfigError(f"expected {{name: token}} in {path}, got {type(document).__name__}")
     found: dict[str, str] = {}

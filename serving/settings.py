@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
-from dfcore.config import Config, suggest
+from dfcore.config import Config, read_yaml, suggest
 from dfcore.errors import ConfigError
 from dfcore.monitoring import FingerprintConfig, MonitoringPolicy
 from dfcore.monitoring.fitting import SIGNS
@@ -212,14 +211,7 @@ def choose_settings(file: Path | None, **given: str | None) -> ServerSettings:
     Raises:
         ConfigError: the file or a value does not fit.
     """
-    data: object = {}
-    if file is not None:
-        try:
-            data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise ConfigError(f"expected settings at {file}, got: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    data = (read_yaml(file, "settings") or {}) if file is not None else {}
     if not isinstance(data, dict):
         raise ConfigError(f"expected settings by name in {file}, got {type(data).__name__}")
     chosen = {key: value for key, value in given.items() if value is not None}

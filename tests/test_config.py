@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from dfcore.config import Config, Epsilon, format_epsilon, parse_epsilon, suggest
+from dfcore.config import Config, Epsilon, format_epsilon, parse_epsilon, read_yaml, suggest
 from dfcore.errors import ConfigError
 
 
@@ -90,6 +91,13 @@ def test_broken_yaml_is_named(tmp_path: Path, content: bytes, message: str) -> N
     (tmp_path / "x.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         Outer.from_yaml(tmp_path / "x.yaml")
+
+
+def test_a_secret_file_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("alice: [s3cret")
+    with pytest.raises(ConfigError, match="expected YAML of tokens at") as failure:
+        read_yaml(tmp_path / "x.yaml", "tokens", secret=True)
+    assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

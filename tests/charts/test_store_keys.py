@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.certificates import make_certificate
 from tests.charts.tools import CHART
+from tests.http_server import serve
 
 SCRIPT = CHART / "files" / "store_keys.py"
 
@@ -97,23 +97,13 @@ def api(tmp_path: Path) -> Iterator[Api]:
     server_certificate = make_certificate(tmp_path / "server", authority, "127.0.0.1")
     (account / "ca.crt").write_bytes(authority.certificate.read_bytes())
     handler = type("Handler", (_Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(server_certificate.certificate, server_certificate.key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    found = Api(tmp_path, {
-        "KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.server_address[1]),
-        "RAMPART_KEYS": str(tmp_path / "keys"), "RAMPART_ACCOUNT": str(account),
-    })  # fmt: skip
-    setattr(handler, "api", found)  # noqa: B010  # the class is made before the port is known
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serve(handler, server_certificate.certificate, server_certificate.key) as address:
+        found = Api(tmp_path, {
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(urlsplit(address).port),
+            "RAMPART_KEYS": str(tmp_path / "keys"), "RAMPART_ACCOUNT": str(account),
+        })  # fmt: skip
+        setattr(handler, "api", found)  # noqa: B010  # the class is made before the port is known
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def stored(api: Api, name: str) -> dict[str, str]:

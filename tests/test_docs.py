@@ -1,0 +1,71 @@
+"""What the pages say exists: commands with these options, values that chart and pipelines take, links."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from pipelines.platform import load_platform
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_COMMAND = re.compile(r"^ {4,}(?:\w+=\S+ )*(rampart .*)$", re.MULTILINE)
+_ENDS = re.compile(r"\s(?:[|&#]|…)|;")  # of a command in a line, or of what a page leaves out
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    text = re.sub(r"\\\n\s*", " ", text)
+    for line in _COMMAND.findall(text):
+        yield shlex.split(_ENDS.split(line)[0].replace("[", "").replace("]", ""))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_exist(page: Path) -> None:
+    known = json.loads((ROOT / "tests" / "command_line.json").read_text(encoding="utf-8"))
+    for words in _commands(page.read_text(encoding="utf-8")):
+        name = next((" ".join(words[:end]) for end in (3, 2) if " ".join(words[:end]) in known), None)
+        assert name, f"no such command: {' '.join(words)}"
+        options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"--help"}
+        # a switch's "off" is listed by its "on"
+        assert {option.replace("--no-", "--") for option in options} <= set(known[name]), " ".join(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_values_are_valid(page: Path, tmp_path: Path) -> None:
+    """Blocks of YAML are the chart's values; their `pipelines:` is the pipelines' own."""
+    schema = json.loads((ROOT / "charts" / "rampart" / "values.schema.json").read_text(encoding="utf-8"))
+    for block in re.findall(
+        r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        values = yaml.safe_load(block.replace("sha256:…", f"sha256:{'0' * 64}"))
+        jsonschema.validate(values, schema)
+        if "pipelines" in values:
+            (tmp_path / "values.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+            load_platform(tmp_path / "values.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        other = (page.parent / name).resolve() if name else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
+
+
+def test_every_page_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.search(r"^    docs/ +(.*?)$(?!\n {8})", text, re.DOTALL | re.MULTILINE)
+    assert listed
+    known = {re.sub(r"\W+", "-", name.strip()) for name in re.split(r"[,;]", listed[1])}
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} <= known
