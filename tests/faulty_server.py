@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
+
+from tests.http_server import serve
 
 _SKIPPED = {"connection", "transfer-encoding", "date", "server"}
 
@@ -106,21 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
 def faulty_server(behind: str, certificate: Path | None = None) -> Iterator[FaultyServer]:
     """Run one in front of `behind`; with a certificate (PEM with its key) it speaks TLS."""
     handler = type("Handler", (_Handler,), {"behind": urlsplit(behind).netloc})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    scheme = "http"
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        scheme = "https"
-    state = FaultyServer(f"{scheme}://127.0.0.1:{server.server_address[1]}")
-    setattr(handler, "state", state)  # noqa: B010  # the class is made before the port is known
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serve(handler, certificate) as address:
+        state = FaultyServer(address)
+        setattr(handler, "state", state)  # noqa: B010  # the class is made before the port is known
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from rampart.server_process import free_port
 
 ROOT_USER, ROOT_SECRET = "rampart-admin", "s3cret-of-the-admin"
 
@@ -39,9 +40,7 @@ def find_minio() -> str:
 def run_minio(folder: Path) -> Iterator[MinIO]:
     """Run one on a free port of the loopback interface."""
     program = find_minio()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     environment = {
         **os.environ, "MINIO_ROOT_USER": ROOT_USER, "MINIO_ROOT_PASSWORD": ROOT_SECRET, "MINIO_CI_CD": "1",
         "MINIO_BROWSER": "off", "MINIO_UPDATE": "off",

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from dfcore.monitoring import build_reference
 from dfcore.preprocessing import PreprocessingConfig, encode_video
 from dfcore.provenance import sha256_file
 from dfcore.release import ensure_key, sign_bundle
+from rampart.server_process import free_port
 
 SIZE = 64
 START_SECONDS = 240  # on a machine that does much else
@@ -73,13 +73,6 @@ class Server:
             if row.startswith(line):
                 return float(row.removeprefix(line))
         return 0.0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def b64(content: bytes) -> str:
