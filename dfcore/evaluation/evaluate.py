@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,6 +30,7 @@ from dfcore.evaluation.scenarios import Scenario
 from dfcore.evaluation.suites import get_suite
 from dfcore.models import Detector, fold_batch_norm
 from dfcore.provenance import digest_json, sha256_file, source_commit, versions
+from dfcore.storage.writing import staged, write_atomic
 
 __all__ = ["check_unseen", "detector_digest", "evaluate"]
 
@@ -83,6 +82,7 @@ def evaluate(  # noqa: PLR0913  # all but two are by keyword, and each is indepe
     Raises:
         ConfigError: an unknown suite, or a scenario without what its attack needs.
         DataError: no corpus, an empty one, one with a single class, or training crops that are tested on.
+        WorkFailed: the evidence can't be written.
     """
     started = time.monotonic()
     keep_freed_memory()
@@ -136,7 +136,7 @@ def _write(out: Path, runs: Sequence[CorpusRun], fields: Mapping[str, Any], star
         seconds=round(time.monotonic() - started, 3),
     )
     text = evidence.model_dump_json(indent=2) + "\n"
-    _write_atomically(out / "evidence.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(out / "evidence.json", text.encode())
     return evidence
 
 
@@ -183,7 +183,9 @@ def _write_samples(out: Path, runs: Sequence[CorpusRun]) -> str:
     # an earlier evaluation's evidence must not stand beside this one's samples
     (out / "evidence.json").unlink(missing_ok=True)
     samples = out / "samples.parquet"
-    _write_atomically(samples, lambda path: pq.write_table(pa.concat_tables(tables), path))
+    with staged(samples) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary.stream)
+        temporary.replace(samples)
     return sha256_file(samples)
 
 
@@ -290,17 +292,3 @@ def _identify(detector: Detector, name: str) -> ModelIdentity:
         backbone=detector.config.backbone,
         threshold=detector.threshold,
     )
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide the evidence from its readers
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

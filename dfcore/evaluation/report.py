@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from dfcore.evaluation.pictures import Picture, View
 from dfcore.evaluation.report_looks import looks_parts, spectra
 from dfcore.evaluation.report_scores import read_scores, roc_charts
 from dfcore.explain import compare_cams
+from dfcore.storage.writing import write_atomic
 
 __all__ = ["write_report"]
 
@@ -64,6 +63,7 @@ def write_report(
     Raises:
         ConfigError: no evidence; or a decision, advice, scores or looks of a model without evidence.
         CheckFailed: scores that are missing, or not the ones that the evidence was made from.
+        WorkFailed: the report can't be written.
     """
     decided = {name: _plain(decision) for name, decision in (decisions or {}).items()}
     advice, scores = advice or {}, scores or {}
@@ -93,7 +93,7 @@ def write_report(
         spectra=spectra(evidences),
         costs={name: tables.costs(evidence) for name, evidence in evidences.items()},
     )
-    _write_atomically(path, _sealed(page) + "\n")
+    write_atomic(path, f"{_sealed(page)}\n".encode())
     return path
 
 
@@ -239,18 +239,3 @@ def _word(score: float, threshold: float) -> str:
 
 def _wrong(score: float, threshold: float, label: int) -> bool:
     return (score >= threshold) != bool(label)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide the report from its readers
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

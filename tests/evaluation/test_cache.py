@@ -115,7 +115,7 @@ def test_samples_of_another_evaluation_never_stand_beside_evidence(
     def die(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(MODULE, "_write_atomically", die)
+    monkeypatch.setattr(MODULE, "staged", die)
     with pytest.raises(Killed):
         run(detector, tmp_path, suite=SUITE[:3], seed=1)
     assert not (tmp_path / "evidence.json").exists()
