@@ -135,7 +135,9 @@ def prepare(detector: Detector, settings: EngineSettings, folder: Path | None = 
         served = TorchDetector(detector)
     compiled = device == "cuda" if settings.compiled is None else settings.compiled
     if compiled:
-        served.backbone.compile(dynamic=True)  # in place: names stay
+        # both parts, not their sum: `look` runs the features once and the head twice
+        for part in ("forward_features", "forward_head"):
+            setattr(served.backbone, part, torch.compile(getattr(served.backbone, part), dynamic=True))
     elif device == "cpu" and wanted == "fp32" and folder is not None:
         return _faster(detector, served, folder / ONNX_FILE)
     return served

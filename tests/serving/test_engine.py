@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +141,21 @@ def test_on_a_gpu_scores_are_those_of_the_cpu() -> None:
             for count in (1, 2, 5):
                 found = served(images[:count].cuda()).sigmoid().cpu()
                 assert (found - expected[:count]).abs().max() < moved
+
+
+def test_what_the_server_runs_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Any:
+        seen.append(len(graph.graph.nodes))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    detector = make()
+    served = prepare(detector, EngineSettings(device="cpu", compiled=True))
+    images = torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits, features = look(served, images)
+        assert len(seen) >= 3  # the features, and the head with and without the last layer
+        assert (logits.sigmoid() - detector(images).sigmoid()).abs().max() < 1e-4
+        torch.testing.assert_close(features, detector.features(images), atol=1e-3, rtol=1e-3)
