@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
 
-.PHONY: help setup demo test charts cluster-test bench lint format types imports clean
+.PHONY: help setup demo test charts cluster-test bench lint version-check format types imports clean
 
 help:  ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -49,9 +49,11 @@ bench: setup  ## measure everything that is published, into benchmarks/results (
 	    && mv benchmarks/results/$$name.json.new benchmarks/results/$$name.json || exit; \
 	done
 
-lint: setup  ## ruff: rules and format
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: setup  ## everything that a commit must pass: ruff, spelling, YAML, large files, private keys
+	$(BIN)/pre-commit run --all-files
+
+version-check: setup  ## the package, the chart and the changelog name one version
+	$(BIN)/pytest -q tests/test_versions.py
 
 format: setup  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .
