@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from components.release import Address
 
 if TYPE_CHECKING:
-    from dfcore.release import AuditRecord, Registry
+    from dfcore.release import AuditRecord, GatePolicy, Registry
 
 __all__ = ["audit"]
 
@@ -29,12 +29,13 @@ def audit(
         address: registry, model and channel.
         store: the crop store to attack on.
         out: gets evidence.json, samples.parquet and decision.json.
-        policy: the gate's policy.
+        policy: the gate's policy; one that a single corpus can meet.
         suite: which scenarios.
         frames_per_video: at most this many crops of each video.
         seed: of the attacks; None takes today's date.
 
     Raises:
+        ConfigError: no audit could ever hold the policy.
         DataError: nothing is served, or the store has no test split.
         ConflictError: there is an audit of this date and seed.
     """
@@ -51,9 +52,9 @@ def audit(
     os.environ["RAMPART_REGISTRY"] = address.registry
     detector = load_detector(f"registry://{address.name}@{version}")
     crops = CropStore.open(store)
-    corpora = {
-        str(crops.index["dataset"][0].as_py()): read_corpus(crops, max_frames_per_video=frames_per_video)
-    }
+    corpus = str(crops.index["dataset"][0].as_py())
+    _check_policy(rules, corpus)
+    corpora = {corpus: read_corpus(crops, max_frames_per_video=frames_per_video)}
     check_unseen(detector, corpora)
     chosen = int(f"{datetime.now(UTC):%Y%m%d}") if seed is None else seed
     moved = any(scenario.needs_surrogates for scenario in scenarios)
@@ -73,6 +74,25 @@ def audit(
     check_gate(out, rules, current=bundle).save(out / "decision.json")
     target = (address.name, version, address.channel)
     return write_audit(registry, target, out, seed=chosen, suite=suite)
+
+
+def _check_policy(policy: "GatePolicy", corpus: str) -> None:
+    """Refuse a policy of a release before hours of attacks: it would say no whatever they find."""
+    from dfcore.errors import ConfigError
+    from dfcore.release.policy import EACH
+
+    named = [
+        *policy.required_corpora, *(rule.corpus for rule in policy.floors),
+        *(rule.corpus for rule in policy.worst_slice), *(rule.corpus for rule in policy.regressions),
+    ]  # fmt: skip
+    asked = [name for name in dict.fromkeys(named) if name not in {corpus, EACH}]
+    if policy.require_baseline:
+        asked.append("a baseline")
+    if asked:
+        raise ConfigError(
+            f"expected a policy that {corpus} alone can meet, got {policy.name!r}, which also asks for "
+            f"{', '.join(asked)}; set policy=audit, or a YAML file of its own"
+        )
 
 
 def _other_version(registry: "Registry", name: str, version: str) -> list[str]:

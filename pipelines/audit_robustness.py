@@ -45,7 +45,7 @@ def audit_robustness(  # noqa: PLR0913  # a pipeline's parameters are its signat
     data_layout: str = "auto",
     preprocessing: dict = {},  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
     num_shards: int = 1,
-    policy: str = "standard",
+    policy: str = "audit",
     suite: str = "full",
     frames_per_video: int = 4,
     seed: str = "",
@@ -61,7 +61,7 @@ def audit_robustness(  # noqa: PLR0913  # a pipeline's parameters are its signat
         data_layout: layout of `data_root`.
         preprocessing: keys of `PreprocessingConfig`.
         num_shards: how many machines share the preparation of the corpus.
-        policy: what must still hold, a name or a YAML file.
+        policy: what must still hold, a name or a YAML file; it may ask for no other corpus and no baseline.
         suite: the scenarios.
         frames_per_video: crops of each test video that are attacked.
         seed: a number for the attacks' random starts; "" takes the day's date.

@@ -28,7 +28,7 @@ def build(name: str = "train_and_release", platform: Platform | None = None) -> 
         platform: where the steps run; None leaves that to the server.
 
     Raises:
-        ConfigError: no such pipeline, or a parameter that none has.
+        ConfigError: no such pipeline, a parameter that none has, or no key for one that signs.
     """
     from google.protobuf import json_format
     from kfp import dsl

@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from dfcore.errors import ConfigError
 from pipelines.platform import STEPS, Platform, StepSettings
 
 __all__ = ["place"]
 
 _KEY_FOLDER = "/var/run/rampart"
+_SIGNS = "publish_bundle"  # the one step that sees the private key
 
 
 def place(pipeline: dict[str, Any], platform: Platform) -> dict[str, Any]:
@@ -24,9 +26,18 @@ def place(pipeline: dict[str, Any], platform: Platform) -> dict[str, Any]:
 
     Returns:
         The platform spec: what only Kubernetes knows.
+
+    Raises:
+        ConfigError: the pipeline signs, and no Secret holds a key.
     """
     _set_parameters(pipeline, platform)
     executors = pipeline["deploymentSpec"]["executors"]
+    if not platform.signing.secret and any(_step_of(label) == _SIGNS for label in executors):
+        raise ConfigError(
+            "expected signing.secret in the values, got none: each run would sign with a key of its own, and "
+            "the registry refuses the second; make a Secret with the private key and name it there: "
+            f"kubectl create secret generic rampart-signing --from-file={platform.signing.key}"
+        )
     kubernetes = {}
     for label, executor in executors.items():
         name = _step_of(label)
@@ -95,7 +106,7 @@ def _resources(settings: StepSettings) -> dict[str, Any]:
 def _environment(name: str, settings: StepSettings, platform: Platform) -> dict[str, str]:
     found = {"HOME": "/tmp", "RAMPART_CACHE": "/tmp/rampart"}  # noqa: S108  # a container of its own
     found["RAMPART_PROCESSES"] = str(max(settings.gpus, 1))
-    if name == "publish_bundle" and platform.signing.secret:
+    if name == _SIGNS:
         found["RAMPART_SIGNING_KEY"] = f"{_KEY_FOLDER}/{platform.signing.key}"
     return found
 
@@ -118,7 +129,7 @@ def _pod(name: str, settings: StepSettings, platform: Platform) -> dict[str, Any
             {"secretKey": key, "envVar": variable} for variable, key in sorted(platform.storage.keys.items())
         ]
         found["secretAsEnv"] = [_secret(platform.storage.secret, keyToEnv=pairs)]
-    if name == "publish_bundle" and platform.signing.secret:
+    if name == _SIGNS:
         found["secretAsVolume"] = [_secret(platform.signing.secret, mountPath=_KEY_FOLDER)]
     if platform.volumes:
         found["pvcMount"] = [

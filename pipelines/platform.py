@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from dfcore.config import read_yaml, suggest
 from dfcore.errors import ConfigError
+from rollout.chart import rollout_values
 from rollout.settings import RolloutSettings, Toleration, Values
 
 __all__ = ["STEPS", "Platform", "StepSettings", "load_platform"]
@@ -41,7 +42,7 @@ class Storage(Values):
 
 
 class Signing(Values):
-    """The Secret with the signing key, mounted in publish_bundle alone; "" for a key of its own making."""
+    """The Secret with the private key, mounted in publish_bundle alone; a pipeline that signs needs one."""
 
     secret: str = ""
     key: str = "rampart.key"
@@ -177,7 +178,10 @@ def load_platform(path: Path, **changes: str) -> Platform:
     if not isinstance(own, dict):
         raise ConfigError(f"expected a mapping of values in {path}, got {type(own).__name__}")
     if isinstance(own.get(_KEY), dict):
-        own = own[_KEY]
+        # a rollout's pods are the chart's own: what it says of its server holds for them
+        whole, own = own, own[_KEY]
+        if isinstance(own.get("rollout"), dict):
+            own = {**own, "rollout": rollout_values(whole)}
     return Platform.parse(_merged(base, {**own, **changes}), source=str(path))
 
 

@@ -29,7 +29,7 @@ def run_pipeline(arguments: Mapping[str, Any], out: Path, name: str = "train_and
         The pipeline's outputs: parameters by value, artifacts by path.
 
     Raises:
-        ConfigError: a parameter that the pipeline does not have.
+        ConfigError: a parameter that the pipeline does not have, or a signing key that can't sign.
         RuntimeError: a step failed; its traceback is on standard output.
     """
     from kfp import local
@@ -41,9 +41,11 @@ def run_pipeline(arguments: Mapping[str, Any], out: Path, name: str = "train_and
 
     pipeline = getattr(pipelines, name)
     known = pipeline.component_spec.inputs
-    for name in arguments:
-        if name not in known:
-            raise ConfigError(f"unknown pipeline parameter {name!r}{suggest(name, known)}")
+    for key in arguments:
+        if key not in known:
+            raise ConfigError(f"unknown pipeline parameter {key!r}{suggest(key, known)}")
+    if name == "train_and_release":
+        _check_signing_key()
     out.mkdir(parents=True, exist_ok=True)
     (out / "outputs.json").unlink(missing_ok=True)
     local.init(
@@ -55,6 +57,15 @@ def run_pipeline(arguments: Mapping[str, Any], out: Path, name: str = "train_and
     outputs = {name: getattr(value, "path", value) for name, value in task.outputs.items()}
     write_text(out / "outputs.json", json.dumps(outputs, indent=2))
     return outputs
+
+
+def _check_signing_key() -> None:
+    """Refuse a key that was given and can't sign now, not after the training."""
+    given = os.environ.get("RAMPART_SIGNING_KEY")
+    if given:
+        from dfcore.release import ensure_key
+
+        ensure_key(Path(given))
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
     baseline_overrides: list = [],  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
     robust_overrides: list = [],  # type: ignore[type-arg]  # noqa: B006  # KFP reads the default
     policy: str = "standard",
-    suite: str = "quick",
+    suite: str = "standard",
     frames_per_video: int = 4,
     seed: int = 0,
     serving_image: str = "ghcr.io/rampart/rampart-python:0.1.0",
@@ -104,7 +104,7 @@ def train_and_release(  # noqa: PLR0913  # a pipeline's parameters are its signa
         baseline_overrides: `key=value` settings on top of the recipe.
         robust_overrides: `key=value` settings on top of the recipe.
         policy: the gate's policy, a name or a YAML file.
-        suite: the scenarios of the evaluation.
+        suite: the scenarios of the evaluation; the policy may require some of them.
         frames_per_video: crops of each test video that are attacked.
         seed: of the attacks' random starts.
         serving_image: the predictor's image in the InferenceService, where `rollout` names none.

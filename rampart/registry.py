@@ -146,8 +146,11 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a version's signature and every file's digest; exit code 1 if one does not hold."""
-    _open(store).verify(name, version, public_key)
+    """Check signature and digests of a version as it lies in the store; exit code 1 if one does not hold."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="rampart-verify-") as cache:  # a copy from before may be whole
+        _open(store).verify(name, version, public_key, cache=Path(cache))
     emit({"name": name, "version": version, "valid": True}, as_json, f"{name} {version} is whole and signed")
 
 

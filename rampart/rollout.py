@@ -85,20 +85,10 @@ def abort(name: Name, store: Store, values: Values, context: Context = None, as_
 
 
 def _settings(path: Path) -> RolloutSettings:
-    """Read a rollout's values, whether alone, below `rollout:`, or in a chart's `pipelines.rollout`."""
-    import yaml
+    from dfcore.config import read_yaml
+    from rollout import RolloutSettings, rollout_values
 
-    from dfcore.errors import ConfigError
-    from rollout import RolloutSettings
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"expected the rollout's values at {path}, got: {error}") from error
-    for key in ("pipelines", "rollout"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            data = data[key]
-    return RolloutSettings.parse(data, source=str(path))
+    return RolloutSettings.parse(rollout_values(read_yaml(path, "the rollout's values")), source=str(path))
 
 
 def _show(state: State, as_json: bool) -> None:

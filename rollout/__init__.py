@@ -1,6 +1,7 @@
 """From a promoted version to the pods that serve it: canary, analysis, promotion or rollback."""
 
 from rollout.analysis import Check, Prometheus, Versions, judge
+from rollout.chart import rollout_values
 from rollout.cluster import Cluster, Kind
 from rollout.lock import State, read_state
 from rollout.manifests import Release, inference_service, service_name
@@ -27,5 +28,6 @@ __all__ = [
     "judge",
     "read_state",
     "roll_out",
+    "rollout_values",
     "service_name",
 ]

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from dfcore.config import Config
 
-__all__ = ["Analysis", "RolloutSettings", "ServiceSettings", "Toleration", "Traffic", "Values"]
+__all__ = ["Analysis", "RolloutSettings", "ServiceSettings", "Toleration", "Traffic", "Values", "merged"]
 
 _ALL = 100
+# as in the chart's helpers and values
+_CHART, _NAME = "rampart", 40
+_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
+
+
+def _whole(value: Any) -> Any:
+    """KFP hands every number over as a float, and Kubernetes takes 1.0 for no integer."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def merged(base: Any, own: Any) -> Any:
+    """Merge mappings as Helm does: key by key, lists and values replaced."""
+    if not (isinstance(base, Mapping) and isinstance(own, Mapping)):
+        return own
+    return {**base, **{key: merged(base.get(key), value) for key, value in own.items()}}
+
 
 Weight = Annotated[int, Field(ge=1, le=_ALL - 1)]
+Manifest = Annotated[dict[str, Any], BeforeValidator(_whole)]
+Quantity = Annotated[
+    str, BeforeValidator(lambda value: str(_whole(value)) if isinstance(value, (int, float)) else value)
+]
 
 
 class Values(Config):
@@ -30,38 +55,134 @@ class Toleration(Values):
     operator: Literal["Equal", "Exists"] = "Equal"
     value: str | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
 
     def manifest(self) -> dict[str, Any]:
         """Return it as Kubernetes writes it."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+class StoreSettings(Values):
+    """How pods reach the registry's object store; the keys of the chart's `store`.
+
+    Attributes:
+        endpoint: URL of the S3 server; "" means AWS.
+        existing_secret: a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, mounted as files; "" for
+            credentials that pods have of themselves.
+        ca_config_map: a ConfigMap with ca.crt, the authority of the server's certificate.
+    """
+
+    endpoint: str = ""
+    region: str = "us-east-1"
+    existing_secret: str = ""
+    ca_config_map: str = ""
+
+
+class TrustSettings(Values):
+    """Who must have signed what is served; the chart's `trust`.
+
+    Attributes:
+        existing_config_map: a ConfigMap with rampart.pub; "" takes the registry's own key.
+    """
+
+    existing_config_map: str = ""
+
+
+class PodSecurity(Values):
+    """User and group of pods; None where the platform chooses. The chart's `podSecurity`."""
+
+    run_as_user: int | None = Field(default=65532, ge=1)
+    run_as_group: int | None = Field(default=65532, ge=1)
+    fs_group: int | None = Field(default=65532, ge=1)
+
+
+class Resources(Values):
+    """CPU and memory of each pod, on top of the chart's; null takes one of those away."""
+
+    requests: dict[str, Quantity | None] = Field(default_factory=dict)
+    limits: dict[str, Quantity | None] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_the_charts(cls, given: Any) -> Any:
+        return merged(_RESOURCES, given)
+
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """Return them as Kubernetes writes them; what is null is taken away."""
+        return {
+            part: {key: value for key, value in held.items() if value is not None}
+            for part, held in (("requests", self.requests), ("limits", self.limits))
+        }
+
+
 class ServiceSettings(Values):
-    """The predictor that every version is served by.
+    """The predictor that every version is served by; most keys are those of the chart's `serving`.
 
     Attributes:
         image: holds `rampart serve`.
         name: of the InferenceService; the model's, in the letters that Kubernetes takes, if left out.
+        release: of the chart in this namespace, whose ServiceAccount, server settings, disruption budget and
+            monitor become these pods' too; "" where there is none.
+        name_override, fullname_override, common_labels: the release's.
+        service_account: another than the release's.
+        settings_config_map: an existing ConfigMap with settings.yaml, another than the release's.
+        tokens_secret: an existing Secret with tokens.yaml; settings.yaml must name it, as the release's does.
         replicas: of the stable predictor; a candidate has as many.
         gpus: of each pod.
-        requests, limits: CPU and memory of each pod.
-        secret: an existing Secret whose keys become environment variables (AWS_ACCESS_KEY_ID, …).
-        environment: further variables, such as AWS_ENDPOINT_URL.
-        options: further options of `rampart serve`.
+        cache_size: room for downloaded bundles.
+        drain_seconds, grace_seconds: as in settings.yaml; a pod gets ten seconds more before it is killed.
+        extra_env: further variables, as Kubernetes writes them.
     """
 
     image: str
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
     name: str | None = None
-    service_account: str | None = None
-    replicas: int = Field(default=1, ge=1)
+    release: str = ""
+    name_override: str = ""
+    fullname_override: str = Field(default="", alias="fullnameOverride")
+    common_labels: dict[str, str] = Field(default_factory=dict)
+    service_account: str = ""
+    settings_config_map: str = ""
+    tokens_secret: str = ""
+    store: StoreSettings = StoreSettings()
+    trust: TrustSettings = TrustSettings()
+    replicas: int = Field(default=2, ge=1)
     gpus: int = Field(default=0, ge=0)
-    requests: dict[str, str] = Field(default_factory=lambda: {"cpu": "1", "memory": "2Gi"})
-    limits: dict[str, str] = Field(default_factory=lambda: {"cpu": "2", "memory": "4Gi"})
+    resources: Resources = Resources()
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
-    secret: str | None = None
-    environment: dict[str, str] = Field(default_factory=dict)
-    options: tuple[str, ...] = ()
+    affinity: Manifest = Field(default_factory=dict)
+    topology_spread_constraints: tuple[Manifest, ...] = ()
+    priority_class_name: str = ""
+    cache_size: Quantity = "4Gi"
+    drain_seconds: int = Field(default=10, ge=0)
+    grace_seconds: int = Field(default=30, ge=1)
+    extra_env: tuple[Manifest, ...] = ()
+    pod_annotations: dict[str, str] = Field(default_factory=dict)
+    pod_security: PodSecurity = PodSecurity()
+
+    @model_validator(mode="after")
+    def _tokens_are_asked_for(self) -> Self:
+        if self.tokens_secret and not (self.settings_config_map or self.release):
+            raise ValueError(
+                "expected settingsConfigMap or release with tokensSecret: without settings that name "
+                "tokens_file the server would ask nobody for a token"
+            )
+        return self
+
+    @property
+    def chart_name(self) -> str:
+        """The chart's name in labels."""
+        return (self.name_override or _CHART)[:_NAME].removesuffix("-")
+
+    @property
+    def full_name(self) -> str:
+        """What the release's objects are called by; "" without one."""
+        if not self.release:
+            return ""
+        joined = self.release if self.chart_name in self.release else f"{self.release}-{self.chart_name}"
+        return (self.fullname_override or joined)[:_NAME].removesuffix("-")
 
 
 class Traffic(Values):

@@ -153,7 +153,9 @@ class RouteTraffic(TrafficControl):
         assert self._settings.traffic is not None
         stable = service_name(release.name, self._settings.service)
         weights = {stable: _ALL - sum(others.values()), **others}
-        return http_route(stable, self._settings.namespace, self._settings.traffic, weights)
+        route = http_route(stable, self._settings.namespace, self._settings.traffic, weights)
+        route["metadata"]["labels"] |= self._settings.service.common_labels
+        return route
 
 
 class OwnCanary(TrafficControl):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from dfcore.config import Config
 from dfcore.errors import ConfigError, DataError
 from dfcore.release.measured import Interval, Measured, Result, read_measured
-from dfcore.release.policy import Comparison, Floor, GatePolicy, SliceFloor
+from dfcore.release.policy import EACH, Comparison, Floor, GatePolicy, SliceFloor
 from dfcore.storage import write_atomic
 
 __all__ = ["Decision", "Rule", "check_gate"]
@@ -104,7 +105,7 @@ def check_gate(
         rules += _trustworthy("evidence", ours, policy, moment)
         rules += _complete(ours, policy)
         rules += [rule for floor in policy.floors for rule in _floor(ours, floor)]
-        rules += [_worst_slice(ours, floor) for floor in policy.worst_slice]
+        rules += [rule for floor in policy.worst_slice for rule in _worst_slice(ours, floor)]
         if policy.require_baseline and baseline is None:
             rules.append(
                 Rule(name="baseline", passed=False, detail="the policy asks for a baseline, none was given")
@@ -188,9 +189,13 @@ def _estimate(result: Result, metric: str) -> Interval:
     return found
 
 
+def _corpora(measured: Measured, corpus: str) -> list[str]:
+    """Return the corpora that a rule is about; never none, since no rule would be a rule that holds."""
+    return (measured.corpus_names or [EACH]) if corpus == EACH else [corpus]
+
+
 def _floor(measured: Measured, floor: Floor) -> Iterator[Rule]:
-    corpora = (measured.corpus_names or ["*"]) if floor.corpus == "*" else [floor.corpus]
-    for corpus in corpora:
+    for corpus in _corpora(measured, floor.corpus):
         name = f"floor: {floor.metric} of {floor.scenario} on {corpus}"
         yield _bounded(
             name, lambda corpus=corpus: _estimate(measured.find(floor.scenario, corpus), floor.metric),  # type: ignore[misc]  # mypy can't infer a lambda with a default
@@ -198,22 +203,23 @@ def _floor(measured: Measured, floor: Floor) -> Iterator[Rule]:
         )  # fmt: skip
 
 
-def _worst_slice(measured: Measured, floor: SliceFloor) -> Rule:
-    def worst() -> Interval:
-        slices = measured.slices(floor.scenario, floor.corpus)
+def _worst_slice(measured: Measured, floor: SliceFloor) -> Iterator[Rule]:
+    def worst(corpus: str) -> Interval:
+        slices = measured.slices(floor.scenario, corpus)
         if not slices:
-            raise DataError(f"expected slices of {floor.scenario} on {floor.corpus}, got none")
+            raise DataError(f"expected slices of {floor.scenario} on {corpus}, got none")
         return min((_estimate(item, floor.metric) for item in slices), key=lambda found: found.value or 0.0)
 
-    name = f"worst slice: {floor.metric} of {floor.scenario} on {floor.corpus}"
-    return _bounded(name, worst, floor.at_least, "value")
+    for corpus in _corpora(measured, floor.corpus):
+        name = f"worst slice: {floor.metric} of {floor.scenario} on {corpus}"
+        yield _bounded(name, partial(worst, corpus), floor.at_least, "value")
 
 
 def _comparisons(
     kind: str, ours: Measured, other: Measured | None, given: Path | None, wanted: tuple[Comparison, ...]
 ) -> Iterator[Rule]:
-    for item in wanted:
-        name = f"{kind}: {item.metric} of {item.scenario} on {item.corpus}"
+    for item, corpus in ((rule, name) for rule in wanted for name in _corpora(ours, rule.corpus)):
+        name = f"{kind}: {item.metric} of {item.scenario} on {corpus}"
         if given is None:
             nothing = "no baseline was given" if kind == "improvement" else "nothing is served yet"
             detail = f"not applicable: {nothing}"
@@ -221,13 +227,16 @@ def _comparisons(
         elif other is None:
             detail = "what to compare with can't be read"
             yield Rule(name=name, passed=False, bound=item.at_least, detail=detail)
+        elif item.if_comparable and (why := ours.obstacle(other, item.scenario, corpus)):
+            detail = f"not applicable: {why}"
+            yield Rule(name=name, passed=True, applied=False, bound=item.at_least, detail=detail)
         else:
-            yield _bounded(name, _difference(ours, other, item), item.at_least, "low")
+            yield _bounded(name, _difference(ours, other, item, corpus), item.at_least, "low")
 
 
-def _difference(ours: Measured, other: Measured, item: Comparison) -> Callable[[], Interval]:
+def _difference(ours: Measured, other: Measured, item: Comparison, corpus: str) -> Callable[[], Interval]:
     def compute() -> Interval:
-        found = ours.difference(other, item.scenario, item.corpus, item.metric)
+        found = ours.difference(other, item.scenario, corpus, item.metric)
         if not all(math.isfinite(number) for number in found):
             raise DataError(f"the difference of {item.metric} is not a number")
         return Interval(value=found.value, low=found.low, high=found.high)

@@ -139,19 +139,34 @@ class Measured(_View):
                 f"{path} does not hold the scores that the evidence was made from; evaluate again"
             )
 
+    def obstacle(self, reference: Measured, scenario: str, corpus: str) -> str | None:
+        """Say why a reference tells nothing about a result of ours: not measured there, or otherwise.
+
+        None where it does, and where we have no such result ourselves.
+        """
+        try:
+            ours = self.find(scenario, corpus).threat_model
+        except DataError:
+            return None
+        try:
+            theirs = reference.find(scenario, corpus).threat_model
+        except DataError as error:
+            return str(error)
+        if _comparable(ours) != _comparable(theirs):
+            return f"expected the same threat model in both evaluations, got {ours} and {theirs}"
+        if self.corpora.get(corpus) is None or self.corpora.get(corpus) != reference.corpora.get(corpus):
+            return f"expected the same crops of {corpus} in both evaluations; evaluate both on one store"
+        return None
+
     def difference(self, reference: Measured, scenario: str, corpus: str, metric: str) -> Estimate:
         """Compare with another evaluation on the same crops under the same attack: this one minus the other.
 
         Raises:
             DataError: other crops, another threat model, or scores that can't be compared.
         """
-        ours, theirs = (item.find(scenario, corpus).threat_model for item in (self, reference))
-        if _comparable(ours) != _comparable(theirs):
-            raise DataError(f"expected the same threat model in both evaluations, got {ours} and {theirs}")
-        if self.corpora.get(corpus) is None or self.corpora.get(corpus) != reference.corpora.get(corpus):
-            raise DataError(
-                f"expected the same crops of {corpus} in both evaluations; evaluate both on one store"
-            )
+        self.find(scenario, corpus)
+        if (why := self.obstacle(reference, scenario, corpus)) is not None:
+            raise DataError(why)
         left, right = self.scores(scenario, corpus), reference.scores(scenario, corpus)
         if any(not left[name].equals(right[name]) for name in ("crop", "video_id", "label")):
             raise DataError(

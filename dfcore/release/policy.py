@@ -12,7 +12,9 @@ from pydantic import Field, model_validator
 from dfcore.config import Config, suggest
 from dfcore.errors import ConfigError
 
-__all__ = ["Comparison", "Floor", "GatePolicy", "SliceFloor", "load_policy"]
+__all__ = ["EACH", "Comparison", "Floor", "GatePolicy", "SliceFloor", "load_policy"]
+
+EACH = "*"  # every corpus of the evidence
 
 Metric = Literal["auc", "accuracy", "macro_f1", "average_precision", "tpr_at_1_fpr", "tpr_at_0_1_fpr"]
 # Comparisons use metrics that need no threshold, so that two models with their own thresholds compare fairly.
@@ -20,20 +22,20 @@ RankingMetric = Literal["auc", "average_precision", "tpr_at_1_fpr", "tpr_at_0_1_
 
 
 class Floor(Config):
-    """A metric of one scenario must reach a bound on one corpus, or on each ("*")."""
+    """A metric of one scenario must reach a bound on one corpus, or on each of the evidence ("*")."""
 
     scenario: str
-    corpus: str
+    corpus: str = EACH
     metric: Metric = "auc"
     at_least: float = Field(ge=0, le=1, allow_inf_nan=False)
     bound: Literal["value", "low"] = "value"
 
 
 class SliceFloor(Config):
-    """The worst slice (manipulation method, compression) of one scenario must reach a bound."""
+    """The worst slice (manipulation method, compression) of one scenario on a corpus must reach a bound."""
 
     scenario: str
-    corpus: str
+    corpus: str = EACH
     metric: Metric = "auc"
     at_least: float = Field(ge=0, le=1, allow_inf_nan=False)
 
@@ -43,12 +45,15 @@ class Comparison(Config):
 
     Attributes:
         at_least: 0.2 asks for a clear improvement, -0.02 allows a small regression.
+        if_comparable: does not apply where the reference was measured on other crops or under another attack;
+            else that is a no.
     """
 
     scenario: str
-    corpus: str
+    corpus: str = EACH
     metric: RankingMetric = "auc"
     at_least: float = Field(ge=-1, le=1, allow_inf_nan=False)
+    if_comparable: bool = False
 
 
 class GatePolicy(Config):
@@ -85,7 +90,7 @@ class GatePolicy(Config):
 
 
 def load_policy(name_or_path: str | Path) -> GatePolicy:
-    """Load one of the policies that ship with Rampart ("demo", "standard", "strict") or a YAML file.
+    """Load one of the policies that ship with Rampart ("audit", "demo", "standard", "strict") or a YAML file.
 
     Raises:
         ConfigError: no such policy, or it does not fit.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
@@ -205,8 +206,16 @@ class Registry:
             )
         return str(read_pointer(self.store, name, target)["version"])
 
-    def verify(self, name: str, target: str, public_key: Path | None = None) -> Path:
+    def verify(
+        self, name: str, target: str, public_key: Path | None = None, *, cache: Path | None = None
+    ) -> Path:
         """Fetch a version (or a channel's) and verify it; return the local folder.
+
+        Args:
+            name: the model.
+            target: a version or a channel.
+            public_key: who must have signed it; see `fetch`.
+            cache: where downloads are kept; see `fetch`. With an empty folder every byte is the store's.
 
         Raises:
             BundleError: it does not hold.
@@ -215,7 +224,7 @@ class Registry:
         prefix = version_prefix(name, self.resolve(name, target))
         if isinstance(self.store, FileStore):
             return fetch(self.store.path(prefix), public_key)
-        return fetch(f"{self.uri}/{prefix}", public_key)
+        return fetch(f"{self.uri}/{prefix}", public_key, cache)
 
     def log(self, name: str) -> tuple[Event, ...]:
         """Return the audit log of a model, oldest first.
@@ -331,7 +340,9 @@ class Registry:
         self._ensure_logged(
             name, version, move.who, f"found published without an entry: {move.why}", evidence
         )
-        manifest = (self.verify(name, version) / MANIFEST).read_bytes()
+        # into an empty folder: a copy from before would hide what became of the store's own
+        with tempfile.TemporaryDirectory(prefix="rampart-verify-") as cache:
+            manifest = (self.verify(name, version, cache=Path(cache)) / MANIFEST).read_bytes()
         event = new_event(
             move.action,
             version,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfcore.errors import BundleError, ConfigError, WorkFailed
 from dfcore.models.bundle import MANIFEST, SIGNATURE, list_files
 from dfcore.storage import write_atomic
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
 __all__ = ["ensure_key", "sign_bundle", "sign_with_sigstore"]
+
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing signs with
 
 
 def sign_bundle(folder: Path, private_key: Path, certificates: Sequence[Path] = ()) -> Path:
@@ -33,6 +40,7 @@ def sign_bundle(folder: Path, private_key: Path, certificates: Sequence[Path] = 
     from model_signing import signing  # 1.5 seconds of import
 
     _check_built(folder)
+    _read_key(private_key)
     config = signing.Config()  # type: ignore[no-untyped-call]  # the library leaves it bare
     try:
         if certificates:
@@ -120,43 +128,72 @@ def ensure_key(path: Path) -> Path:
     """Make an elliptic-curve key pair on first use: `path` (mode 0600) and the same name with .pub.
 
     Returns:
-        The path of the public key.
+        The path of the public key. Where nothing can be written beside the private one, as in a mounted
+        Secret that holds it alone, the public key lies in a temporary folder that goes with the process.
 
     Raises:
-        ConfigError: what is at `path` is no private key.
+        ConfigError: what is at `path` is no private key that can sign, or none is there and none can be made.
     """
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
 
     if path.suffix == ".pub":
         raise ConfigError(
             f"expected the path of a private key, got {path}; the public one is written beside it"
         )
-    public = path.with_suffix(".pub")
-    if not path.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        _create(path, pem)
     try:
-        known = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"expected a PEM private key at {path}, got: {error}") from error
-    pem = known.public_key().public_bytes(
+        if not path.exists():
+            _make_key(path)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a PEM private key at {path}, found none, and none can be made there: {error.strerror}"
+        ) from error
+    pem = _read_key(path).public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    if not public.exists() or public.read_bytes() != pem:
+    )  # fmt: skip
+    public = path.with_suffix(".pub")
+    try:
+        if public.is_file() and public.read_bytes() == pem:
+            return public
+        write_atomic(public, pem)
+    except (OSError, WorkFailed):
+        folder = Path(tempfile.mkdtemp(prefix="rampart-key-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        public = folder / public.name
         write_atomic(public, pem)
     return public
 
 
-def _create(path: Path, data: bytes) -> None:
-    """Write a secret file whole unless another process was first."""
+def _read_key(path: Path) -> EllipticCurvePrivateKey:
+    """Return a private key that model-signing can sign with."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"expected a PEM private key at {path}, got: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
+        kind = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__
+        raise ConfigError(
+            f"expected an elliptic-curve key (P-256, P-384, P-521) at {path}, got {kind}; make one with "
+            "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a new secret key whole unless another process was first."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".key-", dir=path.parent) as name:
         staged = Path(name) / "key"
-        write_atomic(staged, data, mode=0o600)
+        write_atomic(staged, pem, mode=0o600)
         try:
             path.hardlink_to(staged)
         except FileExistsError:

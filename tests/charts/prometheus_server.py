@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
+from rampart.server_process import free_port
 from tests.charts.tools import NAMESPACE, find
-from tests.serving.conftest import free_port
 
 
 class Prometheus:

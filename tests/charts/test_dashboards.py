@@ -17,13 +17,13 @@ import pytest
 from dfcore.models import load_detector
 from dfcore.monitoring import build_reference
 from dfcore.release import Registry, build_bundle, sign_bundle
+from rampart.server_process import free_port
 from tests.charts.prometheus_server import Prometheus, panels, run_prometheus
 from tests.charts.tools import CHART, find, write_rules
 from tests.release.conftest import parts as parts
 from tests.serving.conftest import (
     b64,
     encode_png,
-    free_port,
     make_crops,
     start,
     stop,

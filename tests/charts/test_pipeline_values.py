@@ -15,6 +15,7 @@ from pipelines.platform import Platform, load_platform
 from tests.charts.tools import CHART, VARIANTS
 
 _IMAGE = f"registry.example/rampart-python@sha256:{'0' * 64}"
+_NEEDED = {"image": _IMAGE, "signing": {"secret": "rampart-signing"}}
 
 
 def _values(variant: str) -> dict[str, Any]:
@@ -41,10 +42,10 @@ def _load(tmp_path: Path, values: dict[str, Any]) -> Platform:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_places_every_pipeline(variant: str, tmp_path: Path) -> None:
     values = _values(variant)
-    if "image" not in values["pipelines"]:  # a chart without pipelines; a run of one asks for the image alone
+    if "image" not in values["pipelines"]:  # a chart without pipelines
         with pytest.raises(ConfigError, match="image by digest"):
             _load(tmp_path, values)
-        values["pipelines"]["image"] = _IMAGE
+        values["pipelines"] |= _NEEDED  # all that a run of one asks for
     platform = _load(tmp_path, values)
     for name in PIPELINES:
         assert len(build(name, platform)) == 2
@@ -65,7 +66,7 @@ def test_the_audit_gets_what_its_pipeline_needs(tmp_path: Path) -> None:
 
 
 def test_every_step_sees_the_volumes(tmp_path: Path) -> None:
-    section = {"image": _IMAGE, "volumes": {"datasets": "/data", "work": "/cache"}}
+    section: dict[str, Any] = {**_NEEDED, "volumes": {"datasets": "/data", "work": "/cache"}}
     for name in PIPELINES:
         _, placed = build(name, _load(tmp_path, {"pipelines": section}))
         for pod in placed["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
@@ -76,8 +77,20 @@ def test_every_step_sees_the_volumes(tmp_path: Path) -> None:
             assert mounts == section["volumes"]
 
 
+def test_the_pipelines_rollout_has_the_charts_pods(tmp_path: Path) -> None:
+    values = _values("rollout")
+    rollout = _load(tmp_path, values).rollout
+    assert rollout is not None
+    assert rollout.service.trust.existing_config_map == "rampart-trust"
+    assert rollout.service.tokens_secret == values["serving"]["tokensSecret"] == "rampart-tokens"
+    assert rollout.service.store.existing_secret == values["store"]["existingSecret"] == "rampart-reader"
+    del values["pipelines"]["rollout"]["service"]["release"]
+    with pytest.raises(ConfigError, match=r"expected pipelines\.rollout\.service\.release"):
+        _load(tmp_path, values)
+
+
 def test_one_file_holds_the_parameters_of_both(tmp_path: Path) -> None:
-    section = {"image": _IMAGE, "parameters": {"num_shards": 16, "checkpoints": "s3://scratch/checkpoints"}}
+    section = {**_NEEDED, "parameters": {"num_shards": 16, "checkpoints": "s3://scratch/checkpoints"}}
     platform = _load(tmp_path, {"pipelines": section})
     train, audit = (
         build(name, platform)[0]["root"]["inputDefinitions"]["parameters"]

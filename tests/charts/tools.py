@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -46,16 +47,33 @@ def run(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProce
 
 
 def render(
-    variant: str | None = None, *assignments: str, version: str = KUBERNETES[-1]
+    variant: str | None = None,
+    *assignments: str,
+    version: str = KUBERNETES[-1],
+    values: Path | None = None,
+    release: str = "rampart",
 ) -> list[dict[str, Any]]:
-    """Return the objects of an install variant."""
-    command = [find("helm"), "template", "rampart", str(CHART), "--namespace", NAMESPACE]
+    """Return the objects of an install variant, or of a file with values."""
+    command = [find("helm"), "template", release, str(CHART), "--namespace", NAMESPACE]
     command += [part for api in APIS for part in ("--api-versions", api)]
     command += ["--kube-version", version]
-    command += ["--values", str(CHART / "ci" / f"{variant}-values.yaml")] if variant else []
+    if variant is not None:
+        values = CHART / "ci" / f"{variant}-values.yaml"
+    command += ["--values", str(values)] if values is not None else []
     command += [part for assignment in assignments for part in ("--set", assignment)]
     text = run(command).stdout
     return [document for document in yaml.safe_load_all(text) if document]
+
+
+def validate(folder: Path, version: str = KUBERNETES[-1]) -> dict[str, int]:
+    """Compare manifests with the schemas of a Kubernetes version; return how many fit, by kubeconform."""
+    schemas = home() / "share" / "schemas" / version
+    if not schemas.is_dir():
+        pytest.skip("Kubernetes' schemas: not made; run tests/cluster/install.sh schemas (needs Go)")
+    location = f"{schemas}/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json"
+    options = ["-strict", "-summary", "-output", "json", "-schema-location", location]
+    summary: dict[str, int] = json.loads(run([find("kubeconform"), *options, folder]).stdout)["summary"]
+    return summary
 
 
 def write_rules(path: Path, *assignments: str) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ def test_only_one_rollout_at_a_time_and_it_can_be_aborted(site: Site) -> None:
 
 def test_a_service_that_was_edited_by_hand_is_left_alone(site: Site) -> None:
     roll_out(site.cluster, _FIRST, site.settings)
-    patch = json.dumps({"spec": {"predictor": {"minReplicas": 2, "maxReplicas": 2}}})
+    patch = json.dumps({"spec": {"predictor": {"minReplicas": 3, "maxReplicas": 3}}})
     site.plane.kubectl(
         "-n", site.settings.namespace, "patch", "inferenceservice", "faces", "--type=merge", "-p", patch,
         "--field-manager=kubectl-edit",
@@ -232,7 +232,7 @@ def test_without_permission_nothing_is_tried(site: Site) -> None:
 
 def test_what_the_cluster_does_not_admit_changes_nothing(site: Site) -> None:
     service = site.settings.service.model_dump(mode="json", by_alias=True)
-    wrong = site.changed(service={**service, "limits": {"cpu": "much"}})
+    wrong = site.changed(service={**service, "resources": {"limits": {"cpu": "much"}}})
     with pytest.raises(ConfigError, match="expected the cluster to admit"):
         roll_out(site.cluster, _FIRST, wrong)
     assert site.cluster.get(INFERENCE_SERVICE, "faces") is None

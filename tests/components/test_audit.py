@@ -10,7 +10,7 @@ from kfp import dsl
 import components
 from dfcore import evaluation
 from dfcore.data import CropStore
-from dfcore.errors import CheckFailed, ConflictError, DataError
+from dfcore.errors import CheckFailed, ConfigError, ConflictError, DataError
 from dfcore.evaluation import detector_digest
 from dfcore.models import DetectorCard, DetectorConfig, build_detector, save_detector
 from dfcore.preprocessing import PreprocessingConfig
@@ -93,6 +93,28 @@ def test_an_audit_is_recorded_and_says_whether_the_policy_holds(
     assert second.seed == int(f"{second.created:%Y%m%d}"), "a day's date is its seed"
     with pytest.raises(ConflictError, match="another seed"):
         audit("holds", "3")
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"), [("standard", "ffpp, celebdf, a baseline"), ("demo", "ffpp, celebdf")]
+)
+def test_a_policy_of_a_release_is_refused_before_the_attacks(
+    released: tuple[Registry, str], store: CropStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    policy: str, asked: str,
+) -> None:  # fmt: skip
+    """An audit has one corpus and no baseline: such a policy would say no whatever was found."""
+    monkeypatch.delenv("RAMPART_REGISTRY", raising=False)
+    corpus = str(store.index["dataset"][0].as_py())
+    others = ", ".join(part for part in asked.split(", ") if part != corpus)
+    message = f"expected a policy that {corpus} alone can meet, .* {others}; set policy=audit"
+    with pytest.raises(ConfigError, match=message):
+        components.audit_robustness.python_func(
+            store=dsl.Dataset(name="store", uri=str(store.path)), registry=released[0].uri, name="faces",
+            channel="production", evidence=dsl.Artifact(name="evidence", uri=str(tmp_path / "out")),
+            policy=policy, suite="quick",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    assert components.audit_robustness.component_spec.inputs["policy"].default == "audit"
 
 
 def test_nothing_served_is_told(store: CropStore, tmp_path: Path) -> None:

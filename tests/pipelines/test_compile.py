@@ -6,7 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+
+import pipelines
+from dfcore.evaluation import SUITES
+from dfcore.release import load_policy
+from pipelines.compile import PIPELINES
+from rampart.demo import SETTINGS
 
 _WITHOUT_TORCH = """
 import runpy, sys
@@ -33,3 +40,13 @@ def test_compiles_without_torch(tmp_path: Path) -> None:
     for executor in executors.values():
         assert "pip install" not in " ".join(executor["container"]["command"])
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", [*PIPELINES, "demo"])
+def test_what_the_default_suite_measures_can_pass_the_default_policy(name: str) -> None:
+    inputs = {} if name == "demo" else getattr(pipelines, name).component_spec.inputs
+    default = SETTINGS if name == "demo" else {key: inputs[key].default for key in ("policy", "suite")}
+    required = load_policy(str(default["policy"])).required_scenarios
+    measured = {one.name for one in SUITES[str(default["suite"])] if one.role == "report"}
+    assert required
+    assert set(required) <= measured

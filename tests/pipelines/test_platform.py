@@ -76,6 +76,14 @@ def test_files_that_are_no_values(tmp_path: Path) -> None:
         load_platform(path)
 
 
+def test_a_pipeline_that_signs_needs_a_key_that_stays(tmp_path: Path) -> None:
+    """Without one each run makes its own, and the registry refuses the second signer."""
+    platform = _load(tmp_path, signing={})
+    with pytest.raises(ConfigError, match=r"expected signing\.secret .* --from-file=rampart\.key"):
+        build("train_and_release", platform)
+    assert len(build("audit_robustness", platform)) == 2, "an audit signs nothing"
+
+
 def test_an_unknown_parameter_or_pipeline_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'registry'"):
         build("train_and_release", _load(tmp_path, parameters={"registri": "s3://x"}))

@@ -48,6 +48,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "robust_overrides": _TINY,
         "frames_per_video": 1,
         "policy": str(policy),
+        "suite": "quick",
         "cache": str(root / "cache"),
     }
 
@@ -91,11 +92,13 @@ def test_releases_then_reuses_then_rejects(arguments: dict[str, object], tmp_pat
 
 
 def _audit(arguments: dict[str, object], version: str, out: Path) -> None:
-    """Attack what is served again: it does not hold the strict policy, so the run fails; the record stays."""
+    """Attack what is served again: a required figure is missing, so the run fails; the record stays."""
+    policy = out.with_suffix(".yaml")
+    policy.write_text(_POLICY.replace("anything", "more") + "required_scenarios: [autoattack_2_255]\n")
     order = {
         "data_root": arguments["data_root"], "registry": arguments["registry"], "cache": arguments["cache"],
         "preprocessing": arguments["preprocessing"], "frames_per_video": 1, "suite": "quick",
-        "policy": "strict",
+        "policy": str(policy),
     }  # fmt: skip
     command = [sys.executable, "-m", "pipelines.run", "--pipeline", "audit_robustness", "--out", str(out)]
     done = subprocess.run(
@@ -107,7 +110,7 @@ def _audit(arguments: dict[str, object], version: str, out: Path) -> None:
     (record,) = read_audits(Registry(str(arguments["registry"])), "deepfake", version)
     assert record.regressed
     assert record.audit == f"{record.created:%Y-%m-%d}-seed{record.created:%Y%m%d}"
-    assert (record.policy, record.suite, record.channel) == ("strict", "quick", "production")
+    assert (record.policy, record.suite, record.channel) == ("more", "quick", "production")
 
 
 def test_a_folder_that_is_no_data_set_stops_the_run(arguments: dict[str, object], tmp_path: Path) -> None:

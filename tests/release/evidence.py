@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dfcore.evaluation.metrics import measure
 from dfcore.provenance import sha256_file
 
 VIDEOS, CROPS = 40, 3
+DIGESTS = {"ffpp": "a" * 64, "celebdf": "b" * 64}
 THREATS: dict[str, dict[str, Any]] = {
     name: {
         "knowledge": "white-box",
@@ -39,11 +41,12 @@ def write_evaluation(
     digest: str = "0" * 64,
     created: datetime | None = None,
     change: dict[str, Any] | None = None,
+    corpora: Sequence[str] = tuple(DIGESTS),
 ) -> Path:
     """Write evidence.json and samples.parquet with fakes `separation` above reals, in logits."""
     rng = np.random.default_rng(0)
     results, tables = [], []
-    for corpus in ("ffpp", "celebdf"):
+    for corpus in corpora:
         for scenario in SCENARIOS:
             labels = np.repeat(np.arange(VIDEOS) % 2, CROPS)
             videos = np.repeat([f"{corpus}/{index}" for index in range(VIDEOS)], CROPS)
@@ -75,7 +78,8 @@ def write_evaluation(
     document = {
         "schema_version": 1,
         "model": {"name": "tiny", "digest": digest, "backbone": "mobilenetv3_small_050", "threshold": 0.5},
-        "suite": "quick", "seed": 0, "resamples": 50, "corpora": {"ffpp": "a" * 64, "celebdf": "b" * 64},
+        "suite": "quick", "seed": 0, "resamples": 50,
+        "corpora": {name: DIGESTS.get(name, "c" * 64) for name in corpora},
         "results": results,
         "guards": [guard],
         "valid": True, "samples_digest": sha256_file(folder / "samples.parquet"), "commit": "abc",

@@ -13,7 +13,7 @@ from dfcore.provenance import sha256_file
 from dfcore.release import Decision, GatePolicy, Rule, check_gate, load_policy
 from tests.release.evidence import GOOD, WEAK, edit, write_evaluation
 
-DEMO = load_policy("demo")
+DEMO, AUDIT = load_policy("demo"), load_policy("audit")
 
 
 @pytest.fixture
@@ -187,6 +187,57 @@ def test_worst_slice_star_and_required_baseline(good: Path) -> None:
     assert "baseline" in _failed(check_gate(good, GatePolicy.parse(data | {"require_baseline": True})))
 
 
+def test_a_rule_without_a_corpus_is_about_each(good: Path, weak: Path) -> None:
+    rule = {"scenario": "clean", "at_least": 0.0}
+    kinds = ("floors", "worst_slice", "improvements", "regressions")
+    policy = GatePolicy.parse({"name": "x", **{kind: [rule] for kind in kinds}})
+    decision = check_gate(good, policy, baseline=weak, current=weak)
+    for kind in ("floor", "worst slice", "improvement", "regression"):
+        for corpus in ("ffpp", "celebdf"):
+            found = _rule(decision, f"{kind}: auc of clean on {corpus}")
+            assert (found.passed, found.applied) == (True, True)
+    empty = check_gate(edit(good, results=[]), policy)
+    assert {rule.name.partition(":")[0] for rule in empty.failed} == {"floor", "worst slice"}
+
+
+def test_an_audit_holds_a_fresh_corpus_against_its_floors(good: Path, tmp_path: Path) -> None:
+    fresh = write_evaluation(tmp_path / "fresh", GOOD, corpora=["fresh"])
+    decision = check_gate(fresh, AUDIT, current=good)
+    assert decision.promoted, _failed(decision)
+    compared = [rule for rule in decision.rules if rule.name.startswith("regression")]
+    assert len(compared) == len(AUDIT.regressions)
+    assert not any(rule.applied for rule in compared)
+    assert "not applicable: expected one result of clean on fresh" in compared[0].detail
+    fooled = write_evaluation(tmp_path / "fooled", WEAK, corpora=["fresh"])
+    assert _failed(check_gate(fooled, AUDIT, current=good)) == ["floor: auc of pgd20_2_255 on fresh"]
+
+
+def test_an_audit_on_the_crops_of_the_release_may_lose_nothing(good: Path, tmp_path: Path) -> None:
+    again = write_evaluation(tmp_path / "again", GOOD, corpora=["ffpp"])
+    decision = check_gate(again, AUDIT, current=good)
+    assert decision.promoted, _failed(decision)
+    assert _rule(decision, "regression: auc of clean on ffpp").value == 0
+    lost = write_evaluation(tmp_path / "lost", {**GOOD, "h264": 0.0}, corpora=["ffpp"])
+    assert _failed(check_gate(lost, AUDIT, current=good)) == ["regression: auc of h264 on ffpp"]
+    (good / "samples.parquet").unlink()  # could be compared, and can't: that is no excuse
+    assert len(check_gate(again, AUDIT, current=good).failed) == len(AUDIT.regressions)
+
+
+def test_only_a_rule_that_says_so_lets_another_attack_pass(good: Path, tmp_path: Path) -> None:
+    again = write_evaluation(tmp_path / "again", GOOD, corpora=["ffpp"])
+    results = json.loads((again / "evidence.json").read_text())["results"]
+    for result in results:
+        result["threat_model"] = {**result["threat_model"], "steps": 100}
+    edit(again, results=results)
+    assert check_gate(again, AUDIT, current=good).promoted
+    rules = [rule.model_copy(update={"if_comparable": False}) for rule in AUDIT.regressions]
+    strict = AUDIT.model_copy(update={"regressions": tuple(rules)})
+    assert "expected the same threat model" in check_gate(again, strict, current=good).failed[0].detail
+    edit(again, results=[item for item in results if item["scenario"] != "h264"])
+    failed = _failed(check_gate(again, AUDIT, current=good))
+    assert failed == ["required: h264", "regression: auc of h264 on ffpp"], "what we lack is no obstacle"
+
+
 def test_a_decision_survives_the_disk_and_can_t_contradict_itself(
     good: Path, weak: Path, tmp_path: Path
 ) -> None:
@@ -200,7 +251,7 @@ def test_a_decision_survives_the_disk_and_can_t_contradict_itself(
 
 
 def test_policies() -> None:
-    for name in ("demo", "standard", "strict"):
+    for name in ("audit", "demo", "standard", "strict"):
         assert load_policy(name).name == name
     with pytest.raises(ConfigError, match="unknown policy 'demmo'; did you mean 'demo'"):
         load_policy("demmo")

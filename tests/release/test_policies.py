@@ -13,7 +13,8 @@ def _figures(suite: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("policy", "suite"), [("demo", "quick"), ("standard", "standard"), ("strict", "full")]
+    ("policy", "suite"),
+    [("audit", "quick"), ("demo", "quick"), ("standard", "standard"), ("strict", "full")],
 )
 def test_a_policy_asks_for_what_its_suite_has(policy: str, suite: str) -> None:
     found = load_policy(policy)
@@ -27,6 +28,16 @@ def test_a_release_needs_every_figure_of_its_suite(policy: str, suite: str) -> N
     assert list(found.required_scenarios) == _figures(suite)
     assert found.worst_slice
     assert found.require_baseline
+
+
+def test_an_audit_asks_for_no_corpus_and_no_more_than_a_release() -> None:
+    audit, standard = load_policy("audit"), load_policy("standard")
+    assert {rule.corpus for rule in (*audit.floors, *audit.worst_slice, *audit.regressions)} == {"*"}
+    assert not audit.required_corpora
+    assert not audit.require_baseline
+    for floor in audit.floors:
+        asked = [rule.at_least for rule in standard.floors if rule.scenario == floor.scenario]
+        assert floor.at_least <= min(asked)
 
 
 def test_strict_is_stricter() -> None:

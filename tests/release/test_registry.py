@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dfcore.errors import BundleError, ConflictError, DataError, WorkFailed
 from dfcore.models.bundle import fetch
 from dfcore.release import Registry, ensure_key, sign_bundle
 from dfcore.storage import FileStore
+from rampart import app
 from tests.release.conftest import make_bundle, on_every_store, on_s3_too
 
 
@@ -168,8 +171,8 @@ def test_of_concurrent_promotions_one_wins(
     together = threading.Barrier(4)
     verify = registry.verify
 
-    def verify_then_meet(name: str, target: str, public_key: Path | None = None) -> Path:
-        folder = verify(name, target, public_key)
+    def verify_then_meet(name: str, target: str, *, cache: Path) -> Path:
+        folder = verify(name, target, cache=cache)
         together.wait()  # everybody has read the pointer, nobody has moved it
         return folder
 
@@ -211,3 +214,24 @@ def test_a_damaged_cache_is_fetched_again(registry: Registry, bundle: Path, publ
     assert (folder / "weights.safetensors").read_bytes() == (bundle / "weights.safetensors").read_bytes()
     shutil.rmtree(folder)
     assert fetch(f"registry://faces@{version}").is_dir()
+
+
+@on_s3_too
+def test_a_whole_copy_does_not_hide_a_damaged_store(
+    registry: Registry, bundle: Path, public_key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    version = registry.publish("faces", bundle, public_key=public_key)
+    registry.promote("faces", version, "stable", "ann", "go")
+    assert registry.verify("faces", version).is_dir()  # keeps a copy
+    command = ["registry", "verify", "faces", "stable", "--store", registry.uri]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    registry.store.put(f"models/faces/versions/{version}/weights.safetensors", b"rotten")
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, BundleError)
+    assert "weights.safetensors" in str(found.exception)
+    with pytest.raises(BundleError, match=r"weights\.safetensors"):
+        registry.promote("faces", version, "canary", "ann", "go")
+    assert not any(scratch.iterdir())

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from dfcore.errors import BundleError, ConfigError, WorkFailed
 from dfcore.models.bundle import fetch
@@ -138,3 +140,51 @@ def test_an_unbuilt_folder_is_not_signed(bundle: Path, tmp_path: Path) -> None:
     bundle.mkdir()
     with pytest.raises(BundleError, match="build the bundle first"):
         sign_bundle(bundle, tmp_path / "a.key")
+
+
+def test_a_private_key_alone_where_nothing_can_be_written(
+    bundle: Path, parts: Path, public_key: Path, tmp_path: Path
+) -> None:
+    """As a mounted Secret; here a folder in which not even root can make a file."""
+    with (parts / "keys/rampart.key").open("rb") as stream:
+        private = Path(f"/dev/fd/{stream.fileno()}")
+        derived = ensure_key(private)
+        sign_bundle(bundle, private)
+    assert derived.read_bytes() == public_key.read_bytes()
+    version = Registry(tmp_path / "registry").publish("faces", bundle, public_key=derived)
+    assert Registry(tmp_path / "registry").verify("faces", version, public_key).is_dir()
+
+
+def test_a_stale_public_key_beside_it_is_replaced(parts: Path, tmp_path: Path) -> None:
+    shutil.copy(parts / "keys/rampart.key", tmp_path)
+    (tmp_path / "rampart.pub").write_text("of the key before")
+    assert ensure_key(tmp_path / "rampart.key") == tmp_path / "rampart.pub"
+    assert (tmp_path / "rampart.pub").read_bytes() == (parts / "keys/rampart.pub").read_bytes()
+
+
+def test_no_key_and_no_place_for_one() -> None:
+    with pytest.raises(ConfigError, match="found none, and none can be made there"):
+        ensure_key(Path("/proc/none/rampart.key"))
+
+
+@pytest.mark.parametrize(
+    ("key", "password", "message"),
+    [
+        (rsa.generate_private_key(65537, 2048), None, r"expected an elliptic-curve key .* got RSAPrivateKey"),
+        (ed25519.Ed25519PrivateKey.generate(), None, "got Ed25519PrivateKey; make one with openssl"),
+        (ec.generate_private_key(ec.SECP256K1()), None, "got secp256k1; make one"),
+        (ec.generate_private_key(ec.SECP256R1()), b"secret", "expected a PEM private key at .* encrypted"),
+    ],
+    ids=["rsa", "ed25519", "secp256k1", "passphrase"],
+)
+def test_a_key_of_a_wrong_kind_is_refused(
+    bundle: Path, tmp_path: Path, key: Any, password: bytes | None, message: str
+) -> None:
+    secrecy = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secrecy)
+    path = tmp_path / "wrong.key"
+    path.write_bytes(pem)
+    for use in (lambda: ensure_key(path), lambda: sign_bundle(bundle, path)):
+        with pytest.raises(ConfigError, match=message):
+            use()
+    assert not path.with_suffix(".pub").exists()

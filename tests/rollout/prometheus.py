@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.http_server import serve
 
 __all__ = ["Series", "healthy", "serve_prometheus"]
 
@@ -56,13 +57,5 @@ def serve_prometheus(
     answer: Callable[[str], Series | int] = healthy, token: str | None = None
 ) -> Iterator[str]:
     """Serve on a free port of the loopback interface; yields the address."""
-    handler = type("Handler", (_Handler,), {"answer": staticmethod(answer), "token": token})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(type("Handler", (_Handler,), {"answer": staticmethod(answer), "token": token})) as address:
+        yield address

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from dfcore.errors import ConfigError, ConflictError, WorkFailed
 from rampart.rollout import _settings
 from rollout import Cluster, Release, RolloutSettings
 from rollout.cluster import LEASE
+from tests.http_server import serve
 from tests.rollout.test_settings import BASE
 
 _CAUSE = {"reason": "FieldManagerConflict", "message": "conflict with helm", "field": ".spec.predictor"}
@@ -36,17 +35,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-
-@pytest.fixture
-def server() -> Iterator[HTTPServer]:
-    found = HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {}))
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
 
 
 def _cluster(address: str) -> Cluster:
@@ -76,12 +64,10 @@ def _cluster(address: str) -> Cluster:
         (409, _CONFLICT, ConflictError, r"\.spec\.predictor \(conflict with helm\).*takeOver"),
     ],
 )
-def test_each_refusal_says_what_to_do(
-    server: HTTPServer, status: int, body: bytes, kind: type[Exception], message: str
-) -> None:
-    server.RequestHandlerClass.answer = (status, body)  # type: ignore[attr-defined]  # ours
-    with pytest.raises(kind, match=message):
-        _cluster(f"http://127.0.0.1:{server.server_port}").replace(LEASE, {"metadata": {"name": "x"}})
+def test_each_refusal_says_what_to_do(status: int, body: bytes, kind: type[Exception], message: str) -> None:
+    handler = type("Handler", (_Handler,), {"answer": (status, body)})
+    with serve(handler) as address, pytest.raises(kind, match=message):
+        _cluster(address).replace(LEASE, {"metadata": {"name": "x"}})
 
 
 def test_an_api_that_is_away() -> None:
@@ -97,12 +83,23 @@ def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             Cluster.connect("serving", context=context)
 
 
+_IN_CHART = {**BASE, "service": {**BASE["service"], "release": ""}}
+
+
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: {"rollout": data},
                                   lambda data: {"pipelines": {"rollout": data}}])  # fmt: skip
 def test_the_command_reads_every_kind_of_values(tmp_path: Path, wrap: Any) -> None:
     path = tmp_path / "values.yaml"
-    path.write_text(yaml.safe_dump(wrap(BASE)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(wrap(_IN_CHART)), encoding="utf-8")
     assert _settings(path) == RolloutSettings.parse(BASE)
     assert Release("s3://x", "faces", "v1").name == "faces"
     with pytest.raises(ConfigError, match="expected the rollout's values at"):
         _settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a: [", b"a: b: c"])
+def test_values_that_are_no_yaml_are_named(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"values\.yaml is not valid YAML"):
+        _settings(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from dfcore.monitoring import SCORE_BUCKETS
+from rampart.server_process import free_port
 from rollout import Analysis, Prometheus, Versions, judge
 
 pytestmark = pytest.mark.timeout(120)
@@ -76,9 +76,7 @@ def site(tmp_path: Path) -> Iterator[tuple[str, Pod]]:
         "scrape_configs": [{"job_name": "rampart", "static_configs": jobs}],
     }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [program, f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address={address}",

@@ -133,3 +133,12 @@ seccompProfile:
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* A rollout's pods in this namespace take this release's ServiceAccount and settings: by the wrong name they never start. */}}
+{{- define "rampart.requireRelease" -}}
+{{- $rollout := default dict .Values.pipelines.rollout }}
+{{- $named := dig "service" "release" "" $rollout }}
+{{- if and $named (eq (default "" $rollout.namespace) .Release.Namespace) (ne $named .Release.Name) }}
+{{- fail (printf "expected pipelines.rollout.service.release=%s, the name of this release, got %s" .Release.Name $named) }}
+{{- end }}
+{{- end }}
