@@ -276,9 +276,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny detector, one short round")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3, help="rounds, each with every server anew")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    document = measure(options.quick, options.threads, 1 if options.quick else 3)
+    document = measure(options.quick, options.threads, 1 if options.quick else options.repetitions)
     sys.stdout.write(json.dumps(document, indent=None if options.json else 2) + "\n")
 
 

@@ -34,15 +34,23 @@ class Gate:
         queue: how many requests may wait for one; more are refused.
         deadline_seconds: how long one may wait.
         name: of the queue's setting, for the refusal.
+        begin: called once in each thread.
     """
 
-    def __init__(self, slots: int, queue: int, deadline_seconds: float, name: str) -> None:
+    def __init__(
+        self,
+        slots: int,
+        queue: int,
+        deadline_seconds: float,
+        name: str,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         self._limit = slots + queue
         self._queue = queue
         self._deadline = deadline_seconds
         self._name = name
         self._slots = asyncio.Semaphore(slots)
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix=f"rampart-{name}")
+        self._threads = ThreadPoolExecutor(slots, f"rampart-{name}", initializer=begin)
         self.inside = 0
 
     @contextmanager

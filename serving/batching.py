@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from serving.admission import Overloaded
 from serving.scoring import Crops, Scored, Scorer
@@ -34,16 +35,19 @@ class MicroBatcher:
         scorer: what runs the network; called from one thread at a time.
         settings: size and delay.
         deadline_seconds: crops that waited longer are not scored.
+        threads: of PyTorch in one forward pass.
     """
 
-    def __init__(self, scorer: Scorer, settings: BatchSettings, deadline_seconds: float) -> None:
+    def __init__(
+        self, scorer: Scorer, settings: BatchSettings, deadline_seconds: float, threads: int = 1
+    ) -> None:
         self._scorer = scorer
         self._settings = settings
         self._deadline = deadline_seconds
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix="rampart-network")
+        self._runner = ThreadPoolExecutor(1, "rampart-network", torch.set_num_threads, (threads,))
         self._thread = threading.Thread(target=self._loop, name="rampart-batcher", daemon=True)
         self._thread.start()
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
+import torch
 
 from dfcore.errors import CheckFailed, InvalidInput, RampartError
 from serving._kserve import (
@@ -57,10 +58,16 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
         self._open_predictor = open_predictor
         self._settings = settings
         self._monitor = Monitor(settings)
-        self._gate = Gate(settings.concurrency, settings.max_queue, settings.deadline_seconds, "max_queue")
+        # faces are found by small convolutions, which a second thread makes dearer and hardly faster:
+        # requests share the cores instead. PyTorch keeps the number for each thread
+        self._gate = Gate(
+            settings.concurrency, settings.max_queue, settings.deadline_seconds, "max_queue",
+            partial(torch.set_num_threads, 1),
+        )  # fmt: skip
         self._explain_gate = Gate(
-            _EXPLAIN_SLOTS, settings.explain_queue, settings.deadline_seconds, "explain_queue"
-        )
+            _EXPLAIN_SLOTS, settings.explain_queue, settings.deadline_seconds, "explain_queue",
+            partial(torch.set_num_threads, settings.threads),
+        )  # fmt: skip
         self._predictor: Predictor | None = None
 
     @property

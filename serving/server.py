@@ -85,7 +85,6 @@ def run_server(
     from serving.lifecycle import RampartServer
     from serving.model import DeepfakeModel
 
-    torch.set_num_threads(settings.threads)
     trust: dict[str, Any] = {"name": name, "public_key": public_key, "allow_unsigned": allow_unsigned}
     if settings.role == "transformer":
         from serving.remote import RemoteScorer
@@ -107,8 +106,11 @@ def _worker_command(
 
 
 def _open_predictor(model: str | Path, trust: dict[str, Any], settings: ServerSettings) -> Predictor:
+    torch.set_num_threads(settings.threads)  # of this thread: a later version is loaded in another one
     predictor = Predictor(model, engine=settings.engine, **trust)
-    predictor.scorer = MicroBatcher(predictor.scorer, settings.batch, settings.deadline_seconds)
+    predictor.scorer = MicroBatcher(
+        predictor.scorer, settings.batch, settings.deadline_seconds, settings.threads
+    )
     return _limited(predictor, settings, tuple(n for n in _WARM_UP if n <= settings.batch.max_crops))
 
 
