@@ -36,6 +36,7 @@ def test_a_step_has_the_defaults_and_what_is_its_own() -> None:
 def test_a_charts_values_hold_them_too(tmp_path: Path) -> None:
     path = tmp_path / "chart.yaml"
     own = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
+    own["rollout"]["service"]["release"] = ""
     path.write_text(yaml.safe_dump({"inferenceService": {}, "pipelines": own}), encoding="utf-8")
     assert load_platform(path) == load_platform(VALUES)
 
