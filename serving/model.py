@@ -183,11 +183,7 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
     async def predict(self, payload: object, headers: Mapping[str, str] | None = None) -> Any:
         """Answer each instance; see `__call__`."""
         predictor = self.predictor
-        request, work = await self._gate.run(self._parse, payload)
-        answers = await self._gate.run(self._answer, predictor, work, current_identity.get())
-        if request is None:
-            return {"predictions": [answer.model_dump(mode="json") for answer in answers]}
-        return self._respond(request, answers)
+        return await self._gate.run(self._predict, predictor, payload, current_identity.get())
 
     async def explain(self, payload: object, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Explain each instance; see `__call__`."""
@@ -197,6 +193,13 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
             )
         predictor = self.predictor
         return await self._explain_gate.run(self._explain, predictor, payload, current_identity.get())
+
+    def _predict(self, predictor: Predictor, payload: object, identity: str) -> Any:
+        request, work = self._parse(payload)
+        answers = self._monitor.answer(examine(predictor, work), identity, predictor.weights)
+        if request is None:
+            return {"predictions": [answer.model_dump(mode="json") for answer in answers]}
+        return self._respond(request, answers)
 
     def _explain(self, predictor: Predictor, payload: object, identity: str) -> dict[str, Any]:
         document = parse_json(payload) if isinstance(payload, bytes) else payload
@@ -223,9 +226,6 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
             wanted = "crops at a predictor" if role == "predictor" else ":explain at an explainer"
             raise RejectedInput("role", f"expected {wanted}, got another request")
         return work
-
-    def _answer(self, predictor: Predictor, work: Work, identity: str) -> list[Answer]:
-        return self._monitor.answer(examine(predictor, work), identity, predictor.weights)
 
     def _respond(self, request: InferRequest, answers: list[Answer]) -> InferResponse:
         scores = np.array([np.nan if item.score is None else item.score for item in answers], np.float32)

@@ -130,7 +130,7 @@ class ServerSettings(Config):
         predictor_token_file: file with the bearer token for the predictor.
         engine: how the network runs.
         batch: micro-batching.
-        threads: threads of one forward pass.
+        threads: of one forward pass; ONNX Runtime gives each to a crop of its own.
         concurrency: requests that are decoded and searched for faces at the same time; probes don't wait.
         max_queue: requests that may wait for that; one more gets a 429.
         deadline_seconds: how long one may wait before it gets a 429.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ _RANDOM_CROPS = 6
 class OnnxNetwork:
     """The exported graph in ONNX Runtime, on the CPU.
 
+    Images of one pass are shared out between the threads and each is computed by one of them: several threads
+    on one image wait for each other at every layer, which costs a sixth more of the processor.
+
     Args:
         path: what `write_onnx` wrote; verify its bundle first.
-        threads: of one pass. They sleep while there is nothing to do, and leave the cores to decoding.
+        threads: how many images are computed at once.
 
     Raises:
         BundleError: it is no such graph, or newer than this ONNX Runtime.
@@ -50,9 +54,8 @@ class OnnxNetwork:
         import onnxruntime as ort  # here: torch alone is enough for training
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # one plan for each batch size would be kept for ever
         options.log_severity_level = 3
         try:
@@ -68,9 +71,18 @@ class OnnxNetwork:
             raise BundleError(
                 f"expected {_INPUT} in and {', '.join(_OUTPUTS)} out in {path}, got {names}; publish again"
             )
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "rampart-onnx")  # starts none before it is used
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits (N,) and features (N, D) of images (N, 3, S, S) in [0, 1]."""
+        if self._threads == 1 or len(images) == 1:
+            return self._run(images)
+        parts = np.array_split(images, min(len(images), self._threads))
+        logits, features = zip(*self._pool.map(self._run, parts), strict=True)
+        return np.concatenate(logits), np.concatenate(features)
+
+    def _run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         logits, features = self._session.run(list(_OUTPUTS), {_INPUT: np.ascontiguousarray(images)})
         return logits, features
 

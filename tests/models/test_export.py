@@ -74,10 +74,10 @@ def tiny(backbone: str) -> Detector:
     return detector
 
 
-@pytest.mark.parametrize("backbone", ["efficientvit", "resnet10_narrow"])
-def test_it_answers_like_the_detector(tmp_path: Path, backbone: str) -> None:
+@pytest.mark.parametrize(("backbone", "threads"), [("efficientvit", 1), ("resnet10_narrow", 3)])
+def test_it_answers_like_the_detector(tmp_path: Path, backbone: str, threads: int) -> None:
     detector = tiny(backbone)
-    network = OnnxNetwork(export(tmp_path, detector), threads=1)
+    network = OnnxNetwork(export(tmp_path, detector), threads)
     images = torch.rand((5, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         scores, features = detector(images).sigmoid().numpy(), detector.features(images).numpy()
