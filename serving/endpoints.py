@@ -40,18 +40,22 @@ def _json(document: object, status: int = 200, headers: Mapping[str, str] | None
 
 
 def add_routes(app: FastAPI, dataplane: StrictDataPlane) -> None:
-    """Add the routes that take a body; they come before KServe's, which decode it on the event loop."""
+    """Add the routes that take a body; they come before KServe's, which decode it on the event loop.
+
+    They are Starlette's, without FastAPI's parsing of arguments: a request has nothing that it could parse.
+    """
     router = APIRouter()
 
-    async def predict(name: str, request: Request) -> Response:
-        return _json(await dataplane.call(name, await request.body()))
+    async def predict(request: Request) -> Response:
+        return _json(await dataplane.call(request.path_params["name"], await request.body()))
 
-    async def explain(name: str, request: Request) -> Response:
+    async def explain(request: Request) -> Response:
+        name = request.path_params["name"]
         return _json(await dataplane.call(name, await request.body(), InferenceVerb.EXPLAIN))
 
-    async def infer(name: str, request: Request) -> Response:
+    async def infer(request: Request) -> Response:
         body = RestRequest(await request.body(), request.headers.get(LENGTH_HEADER))
-        found = await dataplane.call(name, body)
+        found = await dataplane.call(request.path_params["name"], body)
         assert isinstance(found, InferResponse), "V2 in, V2 out"
         document, size = found.to_rest()
         if size is None:
@@ -59,19 +63,19 @@ def add_routes(app: FastAPI, dataplane: StrictDataPlane) -> None:
         headers = {LENGTH_HEADER: str(size)}
         return Response(document, 200, headers, media_type="application/octet-stream")
 
-    async def one_version(name: str, version: str, rest: str = "") -> Response:
+    async def one_version(request: Request) -> Response:
         raise HTTPException(404, "expected no version in the path: a server has the one that is promoted")
 
     async def metrics(request: Request) -> Response:
         encoder, kind = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(registry()), headers={"content-type": kind})
 
-    router.add_api_route("/v1/models/{name}:predict", predict, methods=["POST"])
-    router.add_api_route("/v1/models/{name}:explain", explain, methods=["POST"])
-    router.add_api_route("/v2/models/{name}/infer", infer, methods=["POST"])
+    router.add_route("/v1/models/{name}:predict", predict, methods=["POST"])
+    router.add_route("/v1/models/{name}:explain", explain, methods=["POST"])
+    router.add_route("/v2/models/{name}/infer", infer, methods=["POST"])
     for path in ("/v2/models/{name}/versions/{version}", "/v2/models/{name}/versions/{version}/{rest:path}"):
-        router.add_api_route(path, one_version, methods=["GET", "POST"])
-    router.add_api_route("/metrics", metrics, methods=["GET"])
+        router.add_route(path, one_version, methods=["GET", "POST"])
+    router.add_route("/metrics", metrics, methods=["GET"])
     app.include_router(router)
 
 
