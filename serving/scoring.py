@@ -65,10 +65,13 @@ class LocalScorer:
     Args:
         network: what `prepare` returned.
         attacks: judges the same pass for signs of an attack; None leaves them out.
+
+    Attributes:
+        network: as given.
     """
 
     def __init__(self, network: ServedDetector, attacks: AttackScorer | None = None) -> None:
-        self._network = network
+        self.network = network
         self._attacks = attacks
 
     def score(self, crops: Crops) -> Scored:
@@ -81,7 +84,7 @@ class LocalScorer:
         """Hold nothing."""
 
     def _judge(self, crops: Crops) -> Judgement:
-        device = self._network.mean.device
+        device = self.network.mean.device
         pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(device)
         images = pixels.permute(0, 3, 1, 2).float() / 255
         if self._attacks is not None:
@@ -97,9 +100,9 @@ class LocalScorer:
         )
 
     def _look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        precision = self._network.precision
+        precision = self.network.precision
         with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-            return look(self._network, images)
+            return look(self.network, images)
 
 
 def strongest(judged: Judgement) -> Judgement:

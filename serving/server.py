@@ -14,9 +14,10 @@ import torch
 
 from dfcore.errors import ConfigError
 from serving.batching import MicroBatcher
+from serving.engine import OnnxDetector
 from serving.opening import open_bundle
 from serving.predictor import Predictor
-from serving.scoring import Scorer
+from serving.scoring import LocalScorer, Scorer
 from serving.settings import ServerSettings
 from serving.supervisor import SOCKET, supervise
 
@@ -108,9 +109,10 @@ def _worker_command(
 def _open_predictor(model: str | Path, trust: dict[str, Any], settings: ServerSettings) -> Predictor:
     torch.set_num_threads(settings.threads)  # of this thread: a later version is loaded in another one
     predictor = Predictor(model, engine=settings.engine, **trust)
-    predictor.scorer = MicroBatcher(
-        predictor.scorer, settings.batch, settings.deadline_seconds, settings.threads
-    )
+    scorer = predictor.scorer
+    # ONNX Runtime computes the crops of several requests side by side; waiting for company costs it a tenth
+    if not (isinstance(scorer, LocalScorer) and isinstance(scorer.network, OnnxDetector)):
+        predictor.scorer = MicroBatcher(scorer, settings.batch, settings.deadline_seconds, settings.threads)
     return _limited(predictor, settings, tuple(n for n in _WARM_UP if n <= settings.batch.max_crops))
 
 

@@ -50,7 +50,7 @@ class EngineSettings(Config):
 
 
 class BatchSettings(Config):
-    """Micro-batching of crops across requests.
+    """Micro-batching of crops across requests, where PyTorch runs the network.
 
     Attributes:
         max_crops: of one forward pass.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dfcore.models import load_detector
+from dfcore.models.export import ONNX_FILE, write_onnx
+from dfcore.models.golden import GOLDEN_FILE, write_golden
 from dfcore.monitoring import Judgement
 from serving.admission import Overloaded
 from serving.batching import MicroBatcher
-from serving.scoring import Crops, Scored
-from serving.settings import BatchSettings
+from serving.engine import TorchDetector
+from serving.scoring import Crops, LocalScorer, Scored
+from serving.server import _open_predictor
+from serving.settings import BatchSettings, ServerSettings
+from tests.serving.conftest import write_training_output
 
 
 class Meter:
@@ -121,3 +128,16 @@ def test_after_closing_crops_are_still_scored() -> None:
     batcher.close()
     assert meter.closed
     assert batcher.score(crops(51)).judged.scores.tolist() == [0.2]
+
+
+def test_crops_wait_for_company_only_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine._measure", lambda one: float(isinstance(one, TorchDetector)))
+    write_training_output(tmp_path)
+    detector = load_detector(tmp_path)
+    write_golden(tmp_path / GOLDEN_FILE, detector)
+    write_onnx(tmp_path / ONNX_FILE, detector, tmp_path / GOLDEN_FILE)
+    for precision, kind in (("fp32", LocalScorer), ("bf16", MicroBatcher)):
+        settings = ServerSettings.parse({"engine": {"device": "cpu", "precision": precision}})
+        predictor = _open_predictor(tmp_path, {"allow_unsigned": True}, settings)
+        assert isinstance(predictor.scorer, kind)
+        predictor.close()
