@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from dfcore.errors import ConfigError
 from dfcore.models import DetectorConfig, build_detector
 from dfcore.models.imagenet import _from_address, fetch_imagenet_weights
+from tests.http_server import serve
 from tests.models.conftest import settled
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,12 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with serve(Handler) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +16,7 @@ import pytest
 
 from dfcore.errors import ConfigError
 from dfcore.release import Registry
+from tests.http_server import serve
 
 API = "/api/model_registry/v1alpha3"
 ARTIFACT_FIELDS = {"artifactType", "name", "uri", "modelFormatName", "modelFormatVersion"}
@@ -96,15 +96,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    monkeypatch.setenv("RAMPART_MODEL_REGISTRY", f"{state.url}/")
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(Handler) as state.url:
+        monkeypatch.setenv("RAMPART_MODEL_REGISTRY", f"{state.url}/")
+        yield state
 
 
 def test_a_version_is_registered_once(

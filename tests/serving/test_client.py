@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from dfcore.errors import InvalidInput, ShapeError, WorkFailed
 from serving.client import AsyncClient, Client
+from tests.http_server import serve
 from tests.serving.conftest import SIZE, Server, encode_png
 
 
@@ -92,22 +92,14 @@ class Busy(BaseHTTPRequestHandler):
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    server = HTTPServer(("127.0.0.1", 0), Busy)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
     path = tmp_path / "large.mp4"
     path.write_bytes(bytes(1_000_001))
-    try:
+    with serve(Busy) as address:
         with Client(address, retries=2) as client:
             assert client.predict_image(path).score is None
         Busy.left = 2
         with Client(address, retries=1) as client, pytest.raises(WorkFailed, match="after 2 tries, got 429"):
             client.predict_image(b"abc")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     with Client(address, retries=1) as client:
         assert not client.is_ready()
         with pytest.raises(WorkFailed, match="ConnectError"):

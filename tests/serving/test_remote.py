@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from serving.admission import Overloaded
 from serving.remote import PredictorUnavailable, RemoteScorer
 from serving.settings import ServerSettings
+from tests.http_server import serve
 from tests.serving.conftest import free_port
 
 CROPS = np.zeros((2, 8, 8, 3), np.uint8)
@@ -48,15 +48,8 @@ def answering(status: int, *answers: object) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(Handler) as address:
+        yield int(address.rpartition(":")[2])
 
 
 def test_scores_and_signs_come_back() -> None:
