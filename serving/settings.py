@@ -20,6 +20,7 @@ __all__ = [
     "PayloadSettings",
     "RateLimit",
     "Role",
+    "ServedMedia",
     "ServerSettings",
     "choose_settings",
 ]
@@ -116,8 +117,19 @@ class MonitoringSettings(Config):
         return self
 
 
+class ServedMedia(MediaLimits):
+    """The largest image or video of a request: less than a batch job would take, as many come at once."""
+
+    max_bytes: int = Field(default=96 * 2**20, gt=0)
+    max_pixels: int = Field(default=25_000_000, gt=0)
+    seconds_to_decode: float = Field(default=30.0, gt=0)
+    max_memory_bytes: int = Field(default=512 * 2**20, gt=0)
+
+
 class ServerSettings(Config):
     """Every limit of the endpoint; a request beyond one gets a 4xx that names it.
+
+    What all requests together may take stays below 8 GiB: docs/sizing.md has the sum.
 
     Attributes:
         host: address that is listened on; in a container 0.0.0.0.
@@ -163,7 +175,7 @@ class ServerSettings(Config):
     engine: EngineSettings = EngineSettings()
     batch: BatchSettings = BatchSettings()
     threads: int = Field(default=2, ge=1)
-    concurrency: int = Field(default=4, ge=1)
+    concurrency: int = Field(default=2, ge=1)
     max_queue: int = Field(default=64, ge=0)
     deadline_seconds: float = Field(default=30.0, gt=0)
     explain_queue: int = Field(default=4, ge=0)
@@ -171,10 +183,10 @@ class ServerSettings(Config):
     max_instances: int = Field(default=16, ge=1)
     max_faces: int = Field(default=256, ge=1)
     max_body_bytes: int = Field(default=128 * 2**20, ge=1)
-    max_pending_bytes: int = Field(default=512 * 2**20, ge=1)
+    max_pending_bytes: int = Field(default=256 * 2**20, ge=1)
     body_seconds: float = Field(default=60.0, gt=0)
     monitoring: MonitoringSettings = MonitoringSettings()
-    media: MediaLimits = MediaLimits(max_bytes=96 * 2**20, seconds_to_decode=30.0)
+    media: ServedMedia = ServedMedia()
     allowed_prefixes: tuple[str, ...] = ()
     tokens_file: Path | None = None
     rate_limit: RateLimit | None = None

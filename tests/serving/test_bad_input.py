@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfcore.errors import InvalidInput
-from dfcore.preprocessing import MediaLimits, decode_image, decode_video
+from dfcore.preprocessing import decode_image, decode_video
 from serving.inputs import parse_instances, parse_json, parse_tensor
 from serving.protocol import RestRequest, decode_infer_request
-from serving.settings import ServerSettings
+from serving.settings import ServedMedia, ServerSettings
 from tests.serving.conftest import Server, b64, encode_png
 from tests.serving.hostile import odd_images, unusual_bodies
 
-LIMITS = ServerSettings(max_instances=4, media=MediaLimits(max_pixels=1_000_000, seconds_to_decode=5))
+LIMITS = ServerSettings(max_instances=4, media=ServedMedia(max_pixels=1_000_000, seconds_to_decode=5))
 USUAL_SECONDS = 10.0
 FUZZ = settings(
     max_examples=60, deadline=None, database=None,
