@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __all__ = ["digest_json", "sha256_file", "source_commit", "versions"]
@@ -50,8 +51,9 @@ def source_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions that results depend on, of what is installed: who trains has no KServe, say."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        found[package] = version(package)
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found

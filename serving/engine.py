@@ -17,6 +17,7 @@ from torch import nn
 from dfcore.errors import BundleError, ConfigError
 from dfcore.models import Detector, FoldedDetector
 from dfcore.models.export import ONNX_FILE, SCORE_TOLERANCE, OnnxNetwork
+from dfcore.monitoring.signals import look
 from serving.settings import EngineSettings
 
 __all__ = ["OnnxDetector", "ServedDetector", "TorchDetector", "choose_device", "prepare"]
@@ -124,6 +125,9 @@ def prepare(detector: Detector, settings: EngineSettings, folder: Path | None = 
 
     Returns:
         A detector of the same scores: to 1e-4 in fp32, to .01 in bf16.
+
+    Raises:
+        ConfigError: compilation is asked for and there is nothing to compile with.
     """
     device = detector.mean.device.type
     wanted = settings.precision
@@ -135,12 +139,32 @@ def prepare(detector: Detector, settings: EngineSettings, folder: Path | None = 
         served = TorchDetector(detector)
     compiled = device == "cuda" if settings.compiled is None else settings.compiled
     if compiled:
-        # both parts, not their sum: `look` runs the features once and the head twice
-        for part in ("forward_features", "forward_head"):
-            setattr(served.backbone, part, torch.compile(getattr(served.backbone, part), dynamic=True))
+        _compile(served, asked=settings.compiled is not None)
     elif device == "cpu" and wanted == "fp32" and folder is not None:
         return _faster(detector, served, folder / ONNX_FILE)
     return served
+
+
+def _compile(served: TorchDetector, *, asked: bool) -> None:
+    """Compile the backbone in place; without a compiler it runs as before, unless it was asked for."""
+    from torch._dynamo.exc import TorchDynamoException  # the compiler takes seconds to import
+
+    parts = ("forward_features", "forward_head")  # not their sum: `look` runs one once, the other twice
+    for part in parts:
+        setattr(served.backbone, part, torch.compile(getattr(served.backbone, part), dynamic=True))
+    try:
+        with torch.inference_mode():
+            look(served, probes(served))
+    except (TorchDynamoException, RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        if asked:
+            raise ConfigError(
+                f"expected what torch.compile needs for engine.compiled=true, got: {reason}; install a C "
+                "compiler, or leave engine.compiled out"
+            ) from error
+        for part in parts:
+            delattr(served.backbone, part)  # the class's own come back
+        logger.warning("the network is not compiled: %s", reason)
 
 
 def probes(detector: Detector) -> torch.Tensor:

@@ -32,3 +32,8 @@ def test_versions_name_what_results_depend_on() -> None:
     found = versions()
     assert {"python", "rampart", "torch", "timm", "av"} <= set(found)
     assert all(re.match(r"\d+\.", value) for value in found.values())
+
+
+def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfcore.provenance._PACKAGES", ("torch", "no-such-package"))
+    assert set(versions()) == {"python", "torch"}

@@ -15,7 +15,7 @@ from dfcore.models import Detector, DetectorConfig, build_detector
 from dfcore.models.export import write_onnx
 from dfcore.models.golden import write_golden
 from dfcore.monitoring.signals import look
-from serving.engine import OnnxDetector, TorchDetector, choose_device, prepare, probes
+from serving.engine import OnnxDetector, TorchDetector, _compile, choose_device, prepare, probes
 from serving.settings import EngineSettings
 
 ON_CPU = EngineSettings(device="cpu")
@@ -141,6 +141,23 @@ def test_on_a_gpu_scores_are_those_of_the_cpu() -> None:
             for count in (1, 2, 5):
                 found = served(images[:count].cuda()).sigmoid().cpu()
                 assert (found - expected[:count]).abs().max() < moved
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Any:
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=refuse))
+    with pytest.raises(ConfigError, match=r"engine\.compiled=true, got: .*install a C compiler"):
+        prepare(make(), EngineSettings(device="cpu", compiled=True))
+    served = TorchDetector(make())
+    _compile(served, asked=False)
+    assert "the network is not compiled" in caplog.text
+    images = torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (served(images).sigmoid() - make()(images).sigmoid()).abs().max() < 1e-4
 
 
 def test_what_the_server_runs_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
