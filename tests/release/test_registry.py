@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -235,3 +237,11 @@ def test_a_whole_copy_does_not_hide_a_damaged_store(
     with pytest.raises(BundleError, match=r"weights\.safetensors"):
         registry.promote("faces", version, "canary", "ann", "go")
     assert not any(scratch.iterdir())
+
+
+def test_moving_a_channel_loads_no_torch() -> None:
+    code = (
+        "import sys; from dfcore.release import Registry, ensure_key, provision_minio, sign_bundle; "
+        "sys.exit(','.join({'torch', 'timm', 'pandas'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
