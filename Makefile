@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 INSTALLED := $(VENV)/.installed
 DEMO_OUT ?= demo
 
-.PHONY: help setup demo test charts cluster-test bench lint version-check format types imports clean
+.PHONY: help setup demo test charts cluster-test image-test node-test bench lint version-check format types imports clean
 
 help:  ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -42,6 +42,12 @@ BENCHMARKS := adversarial_training blur_flow_cost decode evaluation faces foldin
 
 cluster-test: setup  ## rollouts, pods and TrainJobs on a real control plane (tools: tests/cluster/install.sh)
 	$(BIN)/pytest tests/cluster
+
+image-test: setup  ## build and run the images (root; tools: tests/images/images.sh deps)
+	$(BIN)/pytest tests/images
+
+node-test: setup  ## chart, images and pipeline steps on a real node (root, 30 GB; tools: tests/node/install.sh)
+	$(BIN)/pytest tests/node
 
 bench: setup  ## measure everything that is published, into benchmarks/results (hours; keep the machine quiet)
 	for name in $(BENCHMARKS); do \

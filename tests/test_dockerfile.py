@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from serving.torchserve.__main__ import _parser
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("train", "serve", "torchserve")
@@ -51,7 +54,7 @@ def test_the_base_is_given_from_outside() -> None:
 
 @pytest.mark.parametrize("stage", RESULTS)
 def test_a_result_has_no_rights_and_no_tools(stage: str) -> None:
-    assert _lineage(stage) == [stage, "base"], "the installer's stage is no parent of a result"
+    assert _lineage(stage) == [stage, "torch", "base"], "the installer's stage is no parent of a result"
     assert _of(stage, "USER") == ["65532:65532"]
     assert STAGES[stage][1][-1][0] in {"CMD", "ENTRYPOINT"}
     words = [word for word, _ in STAGES[stage][1]]
@@ -70,20 +73,35 @@ def test_a_result_has_no_rights_and_no_tools(stage: str) -> None:
 
 def test_every_package_is_pinned_and_a_wheel() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    for stage, (_, instructions) in STAGES.items():
-        for word, rest in instructions:
-            if word == "RUN" and "uv pip install" in rest:
-                assert "--constraints constraints.txt" in rest, stage
-            if word == "ADD":
-                pytest.fail(f"{stage} adds {rest}; copy it")
-    assert "UV_NO_BUILD=1" in " ".join(_of("installer", "ENV"))
-    assert re.search(r"^uv==", pins, re.MULTILINE)
+    commands = [(name, rest) for name, (_, given) in STAGES.items() for word, rest in given if word == "RUN"]
+    (wheels,) = (rest for _, rest in commands if "uv pip install" in rest and "/wheels/" not in rest)
+    assert "--no-build " in wheels
+    assert "--constraints constraints.txt" in wheels
+    for stage, rest in commands:
+        if re.search(r"\bpip (install|wheel)\b", rest) and stage != "code":
+            assert stage == "installer", rest
+    for name in ("uv", "setuptools", "wheel", "torch", "torchvision", "triton"):
+        assert re.search(rf"^{name}==", pins, re.MULTILINE), name
+    assert not [rest for _, given in STAGES.values() for word, rest in given if word == "ADD"]
 
 
-@pytest.mark.parametrize("stage", ["train-dependencies", "serve-dependencies", "torchserve-dependencies"])
-def test_code_is_no_part_of_the_dependencies_layers(stage: str) -> None:
-    copied = {rest.split()[0] for name in _lineage(stage) for rest in _of(name, "COPY")}
-    assert copied == {"constraints.txt", "pyproject.toml"}
+def test_the_layer_of_torch_depends_on_its_own_pins() -> None:
+    assert _of("torch", "COPY") == ["--from=installer /opt/torch ./"]
+    (made,) = (rest for rest in _of("installer", "RUN") if "/opt/torch" in rest)
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    chosen = re.findall(r"grep -E '(\^[^']+)'", made)
+    found = {line for pattern in chosen for line in pins.splitlines() if re.search(pattern, line)}
+    assert {line.partition("==")[0] for line in found} >= {"torch", "torchvision", "triton", "nvidia-cublas"}
+    others = [line for line in pins.splitlines() if re.match("nvidia|cuda|triton", line)]
+    assert set(others) <= found
+
+
+@pytest.mark.parametrize("stage", RESULTS)
+def test_code_comes_last_and_is_no_part_of_the_dependencies_layers(stage: str) -> None:
+    steps = [(word, rest) for word, rest in STAGES[stage][1] if word in {"COPY", "RUN"}]
+    assert [word for word, _ in steps] == ["COPY", "RUN", "COPY"]
+    assert steps[0][1] == "constraints.txt pyproject.toml ./"
+    assert steps[2][1] == "--from=code /opt/rampart /opt/rampart"
 
 
 def test_the_extras_are_those_of_the_project() -> None:
@@ -105,9 +123,19 @@ def test_every_package_of_the_project_reaches_the_builder_and_nothing_else() -> 
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {pattern.rstrip("*") for pattern in packages["packages"]["find"]["include"]}
     assert allowed == folders | {"Dockerfile.gpu", "README.md", "constraints.txt", "pyproject.toml"}
-    copied = {rest.split()[0] for name in STAGES for rest in _of(name, "COPY") if "--from" not in rest}
+    copied = {
+        source for name in STAGES for rest in _of(name, "COPY") if "--from" not in rest
+        for source in rest.split()[:-1]
+    }  # fmt: skip
     assert copied == allowed - {"Dockerfile.gpu"}
     assert not [name for name in copied if fnmatch.fnmatch(name, "*.egg-info")]
+
+
+def test_the_health_commands_exist() -> None:
+    command = json.loads(_of("torchserve", "HEALTHCHECK")[0].partition(" CMD ")[2])
+    assert command[:3] == ["python3", "-m", "serving.torchserve"]
+    assert _parser().parse_args(command[3:]).verb == "ready"
+    assert "/v2/health/live" in _of("serve", "HEALTHCHECK")[0]
 
 
 def test_each_image_has_a_budget() -> None:
