@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ __all__ = ["DEPLOYMENT", "HTTP_ROUTE", "INFERENCE_SERVICE", "LEASE", "MANAGER", 
 
 MANAGER = "rampart-rollout"
 _SECONDS = 30
+_POLL_SECONDS = 0.2
 
 
 class Kind(NamedTuple):
@@ -121,11 +123,15 @@ class Cluster:
         return self._call("PUT", self._path(kind, document["metadata"]["name"]), document)
 
     def delete(self, kind: Kind, name: str) -> bool:
-        """Delete an object; whether there was one."""
+        """Delete an object and wait until its finalizers are done; whether there was one."""
         try:
             self._call("DELETE", self._path(kind, name), query=[("propagationPolicy", "Background")])
         except _NotFound:
             return False
+        # what is applied to an object on its way out goes with it
+        until = time.monotonic() + _SECONDS
+        while self.get(kind, name) is not None and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
         return True
 
     def _path(self, kind: Kind, name: str | None = None) -> str:

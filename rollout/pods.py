@@ -17,6 +17,7 @@ _HARDENED = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+_NO_LIMIT = "256"  # CPUs; KServe gives one to a container that names no limit
 _KILLED_AFTER = 10  # seconds beyond draining and the requests under way
 
 
@@ -86,6 +87,7 @@ def _container(
     if "settings" in mounted:
         command += ["--settings", "/etc/rampart/server/settings.yaml"]
     resources = settings.resources.manifest()
+    resources["limits"].setdefault("cpu", _NO_LIMIT)
     if settings.gpus:
         resources["limits"]["nvidia.com/gpu"] = str(settings.gpus)
     return {

@@ -81,15 +81,9 @@ def _flat(node: Any, place: str = "") -> dict[str, Any]:
     }
 
 
-def _comparable(document: dict[str, Any], runtime: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return metadata and predictor as KServe sees them: with the runtime's container, if one is named."""
+def _comparable(document: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata and predictor by place, with command and arguments in one."""
     predictor = dict(document["spec"]["predictor"])
-    if runtime is not None:
-        model = predictor.pop("model")
-        assert model["runtime"] == runtime["metadata"]["name"]
-        (container,) = runtime["spec"]["containers"]
-        predictor["containers"] = [{**container, "args": [*container["args"], *model["args"]]}]
-        predictor["volumes"] = runtime["spec"]["volumes"]
     (container,) = predictor["containers"]
     command = [*container["command"], *container.get("args", ())]
     predictor["containers"] = [{**container, "command": command, "args": None}]
@@ -105,11 +99,7 @@ def _both(values: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str,
     release = Release(values.get("store", {}).get("uri", "s3://rampart/registry"), name, "production")
     settings = RolloutSettings.parse(rollout_values(yaml.safe_load(path.read_text(encoding="utf-8"))))
     (service,) = (one for one in found if one["kind"] == "InferenceService")
-    (runtime,) = (
-        one for one in found
-        if one["kind"] == "ServingRuntime" and not one["metadata"]["name"].endswith("-torchserve")
-    )  # fmt: skip
-    return _comparable(service, runtime), _comparable(inference_service(release, settings)), found
+    return _comparable(service), _comparable(inference_service(release, settings)), found
 
 
 def _values(variant: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "rampart"
 VARIANTS = sorted(path.stem.removesuffix("-values") for path in (CHART / "ci").glob("*-values.yaml"))
 APIS = (
-    "serving.kserve.io/v1alpha1", "serving.kserve.io/v1beta1", "monitoring.coreos.com/v1", "keda.sh/v1alpha1",
+    "serving.kserve.io/v1alpha1", "serving.kserve.io/v1beta1", "serving.knative.dev/v1",
+    "monitoring.coreos.com/v1", "keda.sh/v1alpha1",
 )  # fmt: skip
 NAMESPACE = "ns"
 KUBERNETES = ("1.34.4", "1.35.4", "1.36.3")  # as in tests/cluster/install.sh

@@ -3,7 +3,7 @@
 # module proxy (Prometheus: Debian's package, where there is apt-get). Needs Go >= 1.26 and python3. A part that is there
 # in its pinned version costs nothing.
 #
-#   helm   helm, helm-unittest, kubeconform       crds     CRDs of prometheus-operator, Gateway API, KServe, JobSet, Trainer
+#   helm   helm, helm-unittest, kubeconform       crds     CRDs of prometheus-operator, Gateway API, KEDA, JobSet, Trainer
 #   prom   promtool, prometheus                   schemas  JSON schemas of what the chart makes, for kubeconform
 #   minio  minio                                  k8s      kube-apiserver, -controller-manager, -scheduler, kubectl, kubelet, etcd
 #   kwok   kwok and its stages                    kserve   KServe's controller;  trainer  JobSet's and Trainer's
@@ -88,12 +88,12 @@ part_crds() { # what the cluster tests apply
     example/prometheus-operator-crd crds/prometheus-operator
   once crds/jobset@$jobset share sigs.k8s.io/jobset@$jobset config/components/crd/bases crds/jobset
   once crds/trainer@$trainer share github.com/kubeflow/trainer/v2@$trainer manifests/base/crds crds/trainer
+  once chart-crds/keda@$keda share github.com/kedacore/keda/v2@$keda config/crd/bases chart-crds/keda
   find "$root/share/crds" \( -name kustomization.yaml -o -name '*.md' -o -name '*vap_safe*' \) -delete
 }
 part_schemas() {
   part_crds
   once chart-crds/kserve@$kserve share github.com/kserve/kserve@$kserve config/crd/full chart-crds/kserve
-  once chart-crds/keda@$keda share github.com/kedacore/keda/v2@$keda config/crd/bases chart-crds/keda
   local version mark
   mark=$(sha256sum < "$here/schemas.py" | head -c 8)
   for version in "${schemas[@]}"; do once "schemas@$version-$mark" write_schemas "$version"; done

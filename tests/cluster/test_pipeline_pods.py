@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,12 @@ import pytest
 
 from pipelines.compile import PIPELINES, build
 from pipelines.platform import load_platform
+from tests.charts.tools import CHART
 from tests.cluster.control_plane import ControlPlane
 
+# a team's own file, and the chart's, which mounts a volume
 VALUES = Path(__file__).parent.parent / "pipelines" / "values.yaml"
+CHART_VALUES = CHART / "ci" / "rollout-values.yaml"
 # what the backend adds to every container of a user
 _ADDED = {
     "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
@@ -48,11 +50,15 @@ def _pod(name: str, container: dict[str, Any], pod: dict[str, Any], namespace: s
     for secret in pod.get("secretAsVolume", ()):
         volumes.append({"name": secret["secretName"], "secret": {"secretName": secret["secretName"]}})
         mounts.append({"name": secret["secretName"], "mountPath": secret["mountPath"]})
+    for mount in pod.get("pvcMount", ()):
+        claim = mount["pvcNameParameter"]["runtimeValue"]["constant"]
+        volumes.append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": claim, "mountPath": mount["mountPath"]})
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": int(pod["activeDeadlineSeconds"]),
-        "imagePullSecrets": [{"name": item["secretName"]} for item in pod["imagePullSecret"]],
-        "nodeSelector": pod["nodeSelector"]["labels"],
+        "imagePullSecrets": [{"name": item["secretName"]} for item in pod.get("imagePullSecret", ())],
+        "nodeSelector": pod.get("nodeSelector", {}).get("labels", {}),
         "tolerations": pod.get("tolerations", []),
         "volumes": volumes,
         "containers": [
@@ -78,35 +84,54 @@ def _pod(name: str, container: dict[str, Any], pod: dict[str, Any], namespace: s
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("values", [VALUES, CHART_VALUES], ids=["own", "chart"])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_step_is_admitted_as_restricted(plane: ControlPlane, namespace: str, name: str) -> None:
-    pipeline, platform = build(name, load_platform(VALUES))
-    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    documents = [
-        _pod(label, executor["container"], pods[label], namespace)
-        for label, executor in pipeline["deploymentSpec"]["executors"].items()
-    ]
+def test_every_step_is_admitted_as_restricted(
+    plane: ControlPlane, namespace: str, name: str, values: Path
+) -> None:
+    documents = _pods(name, values, namespace)
     plane.apply(*documents)
-    found = json.loads(plane.kubectl("-n", namespace, "get", "pods", "-o", "json"))["items"]
-    assert len(found) == len(documents)
+    assert len(plane.read("-n", namespace, "pods")) == len(documents)
 
 
 @pytest.mark.timeout(300)
-def test_training_lands_on_the_gpu_pool(plane: ControlPlane, namespace: str) -> None:
-    plane.kubectl("label", "node", "kwok-1", "pool=gpu", "--overwrite")
-    plane.kubectl("taint", "node", "kwok-1", "nvidia.com/gpu=present:NoSchedule", "--overwrite")
-    try:
-        pipeline, platform = build("train_and_release", load_platform(VALUES))
-        label = "exec-train-detector"
-        pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][label]
-        container = pipeline["deploymentSpec"]["executors"][label]["container"]
-        plane.apply(_pod(label, container, pod, namespace))
-        plane.kubectl(
-            "-n", namespace, "wait", "--for=condition=PodScheduled", "pod/train-detector", "--timeout=60s"
-        )
-        found = json.loads(plane.kubectl("-n", namespace, "get", "pod", "train-detector", "-o", "json"))
-        assert found["spec"]["nodeName"] == "kwok-1"
-        assert found["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    finally:
-        plane.kubectl("taint", "node", "kwok-1", "nvidia.com/gpu:NoSchedule-")
-        plane.kubectl("label", "node", "kwok-1", "pool-")
+def test_steps_land_on_their_pools_with_their_volumes(plane: ControlPlane, namespace: str) -> None:
+    steps = {pod["metadata"]["name"]: pod for pod in _pods("train_and_release", CHART_VALUES, namespace)}
+    wanted = [steps["train-detector"], steps["prepare-faces"]]
+    plane.apply(*_volume("datasets", namespace), *wanted)
+    for pod in wanted:
+        name = f"pod/{pod['metadata']['name']}"
+        plane.kubectl("-n", namespace, "wait", "--for=condition=PodScheduled", name, "--timeout=60s")
+    train, prepare = (plane.read("-n", namespace, "pod", pod["metadata"]["name"]) for pod in wanted)
+    assert (train["spec"]["nodeName"], prepare["spec"]["nodeName"]) == ("kwok-1", "kwok-0")
+    (container,) = train["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    mounts = {item["mountPath"]: item["name"] for item in container["volumeMounts"]}
+    assert mounts["/data"] == "datasets"
+    assert "/dev/shm" in mounts  # noqa: S108  # the pod's
+
+
+def _pods(name: str, values: Path, namespace: str) -> list[dict[str, Any]]:
+    pipeline, platform = build(name, load_platform(values))
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return [
+        _pod(label, executor["container"], pods[label], namespace)
+        for label, executor in pipeline["deploymentSpec"]["executors"].items()
+    ]
+
+
+def _volume(claim: str, namespace: str) -> list[dict[str, Any]]:
+    """A claim that is bound, as a team would have one with its videos."""
+    size, modes = {"storage": "1Gi"}, ["ReadOnlyMany"]
+    metadata = {"name": claim, "namespace": namespace}
+    return [
+        {
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{namespace}-{claim}"},
+            "spec": {"capacity": size, "accessModes": modes, "claimRef": metadata,
+                     "hostPath": {"path": "/nowhere"}},
+        },
+        {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata,
+            "spec": {"accessModes": modes, "resources": {"requests": size}, "storageClassName": ""},
+        },
+    ]  # fmt: skip

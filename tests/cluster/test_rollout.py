@@ -56,12 +56,6 @@ class Site(NamedTuple):
         return RolloutSettings.parse(self.settings.model_dump(mode="json", by_alias=True) | changes)
 
 
-def _connect(plane: ControlPlane, namespace: str) -> Cluster:
-    settings = client.Configuration()
-    config.load_kube_config(str(plane.kubeconfig), client_configuration=settings)
-    return Cluster(client.ApiClient(settings), namespace)
-
-
 @pytest.fixture
 def site(kserve: ControlPlane, namespace: str) -> Iterator[Site]:
     says: list[Callable[[str], Series | int]] = [healthy]
@@ -73,7 +67,7 @@ def site(kserve: ControlPlane, namespace: str) -> Iterator[Site]:
             "analysis": {"prometheus": address, "intervalSeconds": 0.1},
             "steps": [10, 50], "holdSeconds": 0.3, "readySeconds": 60,
         })  # fmt: skip
-        yield Site(kserve, _connect(kserve, namespace), settings, says)
+        yield Site(kserve, kserve.connect(namespace), settings, says)
 
 
 def test_a_version_is_installed_then_the_next_is_promoted(site: Site) -> None:
@@ -269,14 +263,15 @@ def test_kserves_own_canary_where_its_schema_has_it(site: Site) -> None:
         "trafficPercent": {"type": "integer"},
         "predictor": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     }}}  # fmt: skip
-    spec["predictor"]["properties"].setdefault("name", {"type": "string"})
     place = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties"
+    added = {f"{place}/canary": spec["canary"], f"{place}/predictor/properties/name": {"type": "string"}}
     site.plane.kubectl(
         "patch", "crd", crd["metadata"]["name"], "--type=json", "-p",
-        json.dumps([{"op": "add", "path": f"{place}/canary", "value": spec["canary"]}]),
+        json.dumps([{"op": "add", "path": path, "value": value} for path, value in added.items()]),
     )  # fmt: skip
     try:
         _until(lambda: site.cluster.has_field(INFERENCE_SERVICE, "canary"))
+        _until(lambda: site.cluster.has_field(INFERENCE_SERVICE, "predictor", "name"))
         settings = site.changed(traffic=None)
         control = traffic.choose_traffic(site.cluster, settings, lambda _: None)
         assert isinstance(control, OwnCanary)
@@ -297,12 +292,15 @@ def test_kserves_own_canary_where_its_schema_has_it(site: Site) -> None:
     finally:
         site.plane.kubectl(
             "patch", "crd", crd["metadata"]["name"], "--type=json", "-p",
-            json.dumps([{"op": "remove", "path": f"{place}/canary"}]),
+            json.dumps([{"op": "remove", "path": path} for path in added]),
         )  # fmt: skip
 
 
 def test_the_command_line_shows_the_last_rollout(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(site.plane.kubeconfig))
+    # KUBECONFIG, which the client reads when it is imported
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(site.plane.kubeconfig)
+    )
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     arguments = ["rollout", "status", "faces", "-n", site.settings.namespace, "--json"]
     missing = CliRunner().invoke(app, arguments)

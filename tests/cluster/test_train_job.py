@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
-from kubernetes import client, config
 
 from components.train_job import TRAIN_JOB, TrainJobSettings, _patch_field, _wait, train_job
 from dfcore.errors import ConfigError
-from rollout import Cluster
-from tests.cluster.control_plane import ControlPlane, start_trainer
-
-
-def _connect(plane: ControlPlane, namespace: str) -> Cluster:
-    settings = client.Configuration()
-    config.load_kube_config(str(plane.kubeconfig), client_configuration=settings)
-    return Cluster(client.ApiClient(settings), namespace)
+from tests.cluster.control_plane import ControlPlane
 
 
 @pytest.mark.timeout(300)
-def test_a_train_job_becomes_pods_on_gpus(plane: ControlPlane, namespace: str) -> None:
-    cluster = _connect(plane, namespace)
-    if not cluster.serves(TRAIN_JOB):
-        with pytest.raises(ConfigError, match="expected Kubeflow Trainer"):
-            _patch_field(cluster)
-        start_trainer(plane)
+def test_a_cluster_without_trainer_is_told(bare: ControlPlane) -> None:
+    with pytest.raises(ConfigError, match="expected Kubeflow Trainer"):
+        _patch_field(bare.connect("default"))
+
+
+@pytest.mark.timeout(300)
+def test_a_train_job_becomes_pods_on_gpus(trainer: ControlPlane, namespace: str) -> None:
+    plane, cluster = trainer, trainer.connect(namespace)
     plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce-")
     patch = _patch_field(cluster)
     assert patch == "podSpecOverrides", "Trainer 2.0's name of it"

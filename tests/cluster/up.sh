@@ -47,7 +47,7 @@ go_ kube-apiserver $BIN/kube-apiserver --etcd-servers http://127.0.0.1:$ETCDPORT
 export KUBECONFIG=$RUN/admin.kubeconfig
 wait_ $BIN/kubectl get --raw /readyz
 go_ kube-controller-manager $BIN/kube-controller-manager --kubeconfig kcm.kubeconfig --authentication-kubeconfig kcm.kubeconfig --authorization-kubeconfig kcm.kubeconfig \
-  --leader-elect=false --bind-address 127.0.0.1 --secure-port $KCMPORT --service-account-private-key-file pki/sa.key --root-ca-file pki/ca.crt --cert-dir $RUN/pki/kcm \
+  --horizontal-pod-autoscaler-sync-period=2s --leader-elect=false --bind-address 127.0.0.1 --secure-port $KCMPORT --service-account-private-key-file pki/sa.key --root-ca-file pki/ca.crt --cert-dir $RUN/pki/kcm \
   --use-service-account-credentials=true --service-cluster-ip-range 10.96.0.0/16 --cluster-signing-cert-file pki/ca.crt --cluster-signing-key-file pki/ca.key
 go_ kube-scheduler $BIN/kube-scheduler --kubeconfig scheduler.kubeconfig --authentication-kubeconfig scheduler.kubeconfig --authorization-kubeconfig scheduler.kubeconfig \
   --leader-elect=false --bind-address 127.0.0.1 --secure-port $KSPORT --cert-dir $RUN/pki/ks
@@ -57,14 +57,19 @@ if [ "$NODES" -gt 0 ]; then
   # kwok manages only nodes that carry the annotation, so that a real kubelet can join the same cluster
   go_ kwok $BIN/kwok --kubeconfig $RUN/admin.kubeconfig --manage-all-nodes=false --manage-nodes-with-annotation-selector kwok.x-k8s.io/node=fake \
     --config kwok-stages.yaml --node-ip 127.0.0.1 --server-address 127.0.0.1:$KWOKPORT --cidr 10.200.0.0/16 --node-lease-duration-seconds 40
-  for i in $(seq 0 $((NODES-1))); do cat <<N
+  for i in $(seq 0 $((NODES-1))); do
+    # the last node is the GPU pool, as docs/install.md sets one up
+    pool='pool: cpu' taints='[]'
+    [ "$NODES" -gt 1 ] && [ "$i" -eq $((NODES-1)) ] && pool='pool: gpu, nvidia.com/gpu.present: "true"' taints='[{key: nvidia.com/gpu, value: present, effect: NoSchedule}]'
+    cat <<N
 ---
 apiVersion: v1
 kind: Node
 metadata:
   name: kwok-$i
   annotations: {node.alpha.kubernetes.io/ttl: "0", kwok.x-k8s.io/node: fake}
-  labels: {kubernetes.io/arch: amd64, kubernetes.io/os: linux, kubernetes.io/hostname: kwok-$i, type: kwok, nvidia.com/gpu.product: fake}
+  labels: {kubernetes.io/arch: amd64, kubernetes.io/os: linux, kubernetes.io/hostname: kwok-$i, type: kwok, nvidia.com/gpu.product: fake, $pool}
+spec: {taints: $taints}
 status:
   allocatable: {cpu: "64", memory: 512Gi, pods: "110", nvidia.com/gpu: "$GPUS"}
   capacity: {cpu: "64", memory: 512Gi, pods: "110", nvidia.com/gpu: "$GPUS"}

@@ -3,13 +3,17 @@
 {{- end }}
 
 {{- define "rampart.fullname" -}}
+{{- $name := printf "%s-%s" .Release.Name (include "rampart.name" .) }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- $name = .Values.fullnameOverride }}
 {{- else if contains (include "rampart.name" .) .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name (include "rampart.name" .) | trunc 40 | trimSuffix "-" }}
+{{- $name = .Release.Name }}
 {{- end }}
+{{- $name = $name | trunc 40 | trimSuffix "-" }}
+{{- if not (regexMatch "^[A-Za-z][-A-Za-z0-9]*$" $name) }}
+{{- fail (printf "expected a name that begins with a letter and has no dot, as Services and InferenceServices must, got %s: set fullnameOverride" $name) }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{/* Immutable: what Deployments select by. */}}
@@ -126,12 +130,20 @@ seccompProfile:
 {{- end }}
 
 {{/* A Secret that is missing would only show as pods that never start. Without a cluster nothing can be looked up. */}}
-{{- define "rampart.requireSecret" -}}
+{{- define "rampart.requireExisting" -}}
 {{- if and .name (lookup "v1" "ServiceAccount" .root.Release.Namespace "default") }}
-{{- if not (lookup "v1" "Secret" .root.Release.Namespace .name) }}
-{{- fail (printf "expected the Secret %s in namespace %s (%s), found none: create it first" .name .root.Release.Namespace .key) }}
+{{- if not (lookup "v1" .kind .root.Release.Namespace .name) }}
+{{- fail (printf "expected the %s %s in namespace %s (%s), found none: create it first" .kind .name .root.Release.Namespace .key) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* What everything needs that reads the registry; the registry-init Job makes its reader's Secret itself. */}}
+{{- define "rampart.requireStore" -}}
+{{- if not (and .Values.registryInit.enabled (eq .Values.store.existingSecret .Values.registryInit.readerSecret)) }}
+{{- include "rampart.requireExisting" (dict "root" . "kind" "Secret" "name" .Values.store.existingSecret "key" "store.existingSecret") }}
+{{- end }}
+{{- include "rampart.requireExisting" (dict "root" . "kind" "ConfigMap" "name" .Values.store.caConfigMap "key" "store.caConfigMap") }}
 {{- end }}
 
 {{/* A rollout's pods in this namespace take this release's ServiceAccount and settings: by the wrong name they never start. */}}

@@ -1,9 +1,22 @@
-{{/* The server's container, without its name: of the Deployment, and of KServe's runtime. */}}
+{{/* The server's container, without its name: of the Deployment, of the predictor, of a runtime. */}}
 {{- define "rampart.server.container" -}}
+{{- $model := .model }}
+{{- $name := .name }}
+{{- with .root }}
 image: {{ include "rampart.image" (dict "root" . "image" .Values.image) }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 command: [rampart, serve]
-args: [--host, 0.0.0.0, --http-port, "8080", --settings, /etc/rampart/server/settings.yaml]
+args:
+  - --host
+  - 0.0.0.0
+  - --http-port
+  - "8080"
+  - --settings
+  - /etc/rampart/server/settings.yaml
+  - --model
+  - {{ $model }}
+  - --name
+  - {{ $name | quote }}
 env:
   {{- include "rampart.storeEnv" . | nindent 2 }}
   {{- include "rampart.keysEnv" . | nindent 2 }}
@@ -47,6 +60,12 @@ volumeMounts:
   - {name: tokens, mountPath: /etc/rampart/tokens, readOnly: true}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* … and what it serves: what the channel points at. */}}
+{{- define "rampart.server.channel" -}}
+{{ include "rampart.server.container" (dict "root" . "model" (printf "registry://%s@%s" .Values.model.name .Values.model.channel) "name" .Values.model.name) }}
+{{- end }}
 
 {{- define "rampart.server.volumes" -}}
 {{ include "rampart.storeVolumes" . }}
@@ -66,6 +85,10 @@ volumeMounts:
 
 {{- define "rampart.server.resources" -}}
 {{- $resources := deepCopy .Values.serving.resources }}
+{{- if eq .Values.serving.mode "kserve" }}
+{{- /* a container that names no limit gets one of one CPU by KServe: as many as no machine has */}}
+{{- $_ := set $resources "limits" (merge (default dict $resources.limits) (dict "cpu" "256")) }}
+{{- end }}
 {{- if .Values.serving.gpus }}
 {{- $gpu := dict "nvidia.com/gpu" (toString .Values.serving.gpus) }}
 {{- $_ := set $resources "limits" (merge (default dict $resources.limits) $gpu) }}
