@@ -9,6 +9,7 @@ import socket
 from contextlib import nullcontext
 from typing import Any
 
+from dfcore.allocator import return_freed_memory
 from dfcore.errors import RampartError
 from serving._kserve import ModelServer, PredictorConfig, RESTServer
 from serving.connections import patience
@@ -185,6 +186,8 @@ class RampartServer:
             if promoted in (current, refused):
                 continue
             outcome = await asyncio.to_thread(self._model.reload)
+            # the old version's weights lie between what still lives: kept, they add up with each version
+            await asyncio.to_thread(return_freed_memory)
             refused = promoted if outcome == "refused" else None
 
 

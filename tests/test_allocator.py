@@ -21,6 +21,20 @@ for step in range(3):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+_SCATTERED = """
+from pathlib import Path
+from dfcore.allocator import return_freed_memory
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+blocks = [bytearray(b"x" * 65536) for _ in range(2000)]
+del blocks[:-1]  # the last one keeps the end of the heap
+before = resident()
+return_freed_memory()
+print(before - resident())
+"""
+
 
 def _faults(mode: str) -> int:
     done = subprocess.run([sys.executable, "-c", _PROGRAM, mode], capture_output=True, text=True, check=True)
@@ -29,3 +43,8 @@ def _faults(mode: str) -> int:
 
 def test_a_training_step_touches_few_new_pages() -> None:
     assert _faults("kept") < _faults("default") / 4
+
+
+def test_what_is_freed_between_blocks_in_use_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _SCATTERED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100 * 2**20

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from dfcore.allocator import return_freed_memory
 from dfcore.data.shards import available_memory
 from dfcore.errors import ConfigError, WorkFailed
 from dfcore.training.recipe import Recipe
@@ -87,8 +87,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError, AttributeError):  # not every C library can
-        ctypes.CDLL(None).malloc_trim(0)  # what is freed and kept would hide what is taken next
+    return_freed_memory()  # what is freed and kept would hide what is taken next
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
     except OSError:
