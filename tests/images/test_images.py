@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(3600)  # the first build of an image takes minu
 _INDEX = "download.pytorch.org"
 _TOOLS = "gcc cc g++ clang ld as make cmake rustc go pip pip3 uv curl wget git"
 
-# what runs in each image; each also carries the others' code. TorchServe's handler is loaded by its own test.
+# what runs in each image; each also carries the others' code. TorchServe's handler and
+# its counters are loaded by a test of their own.
 _PACKAGES = {
     "train": ("dfcore", "components", "pipelines", "rollout"),
     "serve": ("dfcore", "serving"),
@@ -36,7 +37,7 @@ names = [
     found.name
     for name in sys.argv[1:]
     for found in pkgutil.walk_packages(importlib.import_module(name).__path__, name + ".")
-    if not found.name.endswith("__main__") and found.name != "serving.torchserve.handler"
+    if not found.name.endswith(("__main__", "torchserve.counters", "torchserve.handler"))
 ]
 for name in names:
     importlib.import_module(name)
