@@ -52,7 +52,7 @@ class _Painter(nn.Module):
 
 
 class _Pair(nn.Module):
-    """One network for reals and one for fakes; both run on the whole batch, so that nothing is sorted."""
+    """One network for reals and one for fakes, each for its own images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,11 @@ class _Pair(nn.Module):
         self.fake = _Painter()
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return torch.where(labels.view(-1, 1, 1, 1) == 1, self.fake(images), self.real(images))
+        fake = labels == 1
+        if images.is_cuda:  # a choice of rows would wait for the GPU, and every batch have other shapes
+            return torch.where(fake.view(-1, 1, 1, 1), self.fake(images), self.real(images))
+        order = torch.argsort(torch.cat([fake.nonzero(), (~fake).nonzero()]).flatten())
+        return torch.cat([self.fake(images[fake]), self.real(images[~fake])])[order]
 
 
 class BlurGenerator(LearnedAttack):
