@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -41,19 +41,27 @@ logger = logging.getLogger(__name__)
 _EXPLAIN_SLOTS = 1
 
 
+class OpenPredictor(Protocol):
+    """How a bundle becomes a predictor that is warm."""
+
+    def __call__(self, *, beside: bool) -> Predictor:
+        """Fetch, verify, load and warm up."""
+
+
 class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
     """A KServe model around a `Predictor`.
 
     Args:
         name: name on the endpoint's path.
-        open_predictor: fetches, verifies and loads the bundle, and warms it up.
+        open_predictor: fetches, verifies and loads the bundle, and warms it up; `beside` says whether
+            requests are answered meanwhile.
         settings: limits, role and monitoring.
 
     Raises:
         ConfigError: monitoring can't work as it is set.
     """
 
-    def __init__(self, name: str, open_predictor: Callable[[], Predictor], settings: ServerSettings) -> None:
+    def __init__(self, name: str, open_predictor: OpenPredictor, settings: ServerSettings) -> None:
         super().__init__(name)
         self._open_predictor = open_predictor
         self._settings = settings
@@ -92,7 +100,7 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
         Raises:
             BundleError: it is altered, incomplete or unsigned.
         """
-        self._take(self._open_predictor())
+        self._take(self._open_predictor(beside=False))
         self.ready = True
         return True
 
@@ -106,7 +114,7 @@ class DeepfakeModel(Model):  # type: ignore[misc]  # KServe ships no types
         """
         old = self.predictor
         try:
-            new = self._open_predictor()
+            new = self._open_predictor(beside=True)
         except (RampartError, OSError, RuntimeError) as error:  # torch raises RuntimeError: no memory, say
             outcome: Literal["refused", "failed"] = "refused" if isinstance(error, CheckFailed) else "failed"
             reloads.labels(outcome).inc()

@@ -41,6 +41,8 @@ _MAX_FACES = 256
 _WARM_UP_SIDE = 256
 _ATTACK_SCORE = "attack_score_"
 
+_thread = threading.local()  # its face detector, which the next version goes on with
+
 Timer = Callable[[str], AbstractContextManager[object]]
 
 
@@ -134,14 +136,15 @@ class Predictor:
         self.max_faces = _MAX_FACES
         self.timer: Timer = lambda _stage: nullcontext()
         self._device = device
-        self._local = threading.local()
 
     @property
     def _faces(self) -> FaceDetector:
         """The face detector that the training data came from; YuNet's belongs to one thread."""
-        if not hasattr(self._local, "faces"):
-            self._local.faces = build_face_detector(self.preprocessing, self._device)
-        found: FaceDetector = self._local.faces
+        wanted = (self.preprocessing.face_detector, self.preprocessing.detector_weights, self._device)
+        if getattr(_thread, "wanted", None) != wanted:
+            _thread.faces = build_face_detector(self.preprocessing, self._device)
+            _thread.wanted = wanted
+        found: FaceDetector = _thread.faces
         return found
 
     def warm_up(self, crops: Sequence[int] = (1,)) -> None:

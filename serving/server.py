@@ -17,6 +17,7 @@ from serving.batching import MicroBatcher
 from serving.engine import OnnxDetector
 from serving.opening import open_bundle
 from serving.predictor import Predictor
+from serving.priority import at_low_priority
 from serving.scoring import LocalScorer, Scorer
 from serving.settings import ServerSettings
 from serving.supervisor import SOCKET, supervise
@@ -106,9 +107,15 @@ def _worker_command(
     return command + (["--allow-unsigned"] if allow_unsigned else [])
 
 
-def _open_predictor(model: str | Path, trust: dict[str, Any], settings: ServerSettings) -> Predictor:
-    torch.set_num_threads(settings.threads)  # of this thread: a later version is loaded in another one
-    predictor = Predictor(model, engine=settings.engine, **trust)
+def _open_predictor(
+    model: str | Path, trust: dict[str, Any], settings: ServerSettings, *, beside: bool
+) -> Predictor:
+    def load() -> Predictor:
+        torch.set_num_threads(settings.threads)  # of this thread
+        return Predictor(model, engine=settings.engine, **trust)
+
+    # the batcher's thread and the warm-up are what requests will wait for
+    predictor = at_low_priority(load) if beside else load()
     scorer = predictor.scorer
     # ONNX Runtime computes the crops of several requests side by side; waiting for company costs it a tenth
     if not (isinstance(scorer, LocalScorer) and isinstance(scorer.network, OnnxDetector)):
@@ -117,9 +124,10 @@ def _open_predictor(model: str | Path, trust: dict[str, Any], settings: ServerSe
 
 
 def _open_transformer(
-    model: str | Path, trust: dict[str, Any], settings: ServerSettings, scorer: Scorer
+    model: str | Path, trust: dict[str, Any], settings: ServerSettings, scorer: Scorer, *, beside: bool
 ) -> Predictor:
-    bundle = open_bundle(model, **trust)
+    open_it = partial(open_bundle, model, **trust)
+    bundle = at_low_priority(open_it) if beside else open_it()
     return _limited(Predictor.with_scorer(bundle, scorer), settings, ())
 
 

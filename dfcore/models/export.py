@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +74,13 @@ class OnnxNetwork:
                 f"expected {_INPUT} in and {', '.join(_OUTPUTS)} out in {path}, got {names}; publish again"
             )
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, "rampart-onnx")  # starts none before it is used
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits (N,) and features (N, D) of images (N, 3, S, S) in [0, 1]."""
         if self._threads == 1 or len(images) == 1:
             return self._run(images)
         parts = np.array_split(images, min(len(images), self._threads))
-        logits, features = zip(*self._pool.map(self._run, parts), strict=True)
+        logits, features = zip(*_pool(self._threads).map(self._run, parts), strict=True)
         return np.concatenate(logits), np.concatenate(features)
 
     def _run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -88,6 +89,20 @@ class OnnxNetwork:
 
     def _outputs(self) -> list[str]:
         return [item.name for item in self._session.get_outputs()]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return the threads of all graphs; they start together.
+
+    A thread that is started later, while a new version is loaded beside requests, say, would inherit that low
+    priority and keep it.
+    """
+    pool = ThreadPoolExecutor(threads, "rampart-onnx")
+    together = threading.Barrier(threads)
+    for _ in pool.map(lambda _: together.wait(), range(threads)):
+        pass
+    return pool
 
 
 class _Network(nn.Module):

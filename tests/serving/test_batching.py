@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,14 +131,22 @@ def test_after_closing_crops_are_still_scored() -> None:
     assert batcher.score(crops(51)).judged.scores.tolist() == [0.2]
 
 
+def priorities() -> set[int]:
+    """Those of this process's threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path("/proc/self/task").iterdir()}
+
+
 def test_crops_wait_for_company_only_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine._onnx_wins", {})
     monkeypatch.setattr("serving.engine._measure", lambda one: float(isinstance(one, TorchDetector)))
     write_training_output(tmp_path)
     detector = load_detector(tmp_path)
     write_golden(tmp_path / GOLDEN_FILE, detector)
     write_onnx(tmp_path / ONNX_FILE, detector, tmp_path / GOLDEN_FILE)
+    before = priorities()
     for precision, kind in (("fp32", LocalScorer), ("bf16", MicroBatcher)):
         settings = ServerSettings.parse({"engine": {"device": "cpu", "precision": precision}})
-        predictor = _open_predictor(tmp_path, {"allow_unsigned": True}, settings)
+        predictor = _open_predictor(tmp_path, {"allow_unsigned": True}, settings, beside=True)
+        assert priorities() == before, "what requests wait for must not have the loader's"
         assert isinstance(predictor.scorer, kind)
         predictor.close()

@@ -39,6 +39,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def let_win(monkeypatch: pytest.MonkeyPatch, winner: type[Detector]) -> None:
     """Turn the clock so that one engine is the faster one."""
+    monkeypatch.setattr("serving.engine._onnx_wins", {})
     monkeypatch.setattr("serving.engine._measure", lambda one: 0.0 if isinstance(one, winner) else 1.0)
 
 
@@ -67,6 +68,9 @@ def test_onnx_runtime_gives_the_same_where_it_is_faster(
 def test_the_faster_engine_is_measured(bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(prepare(make(), ON_CPU, bundled), OnnxDetector | TorchDetector)
     let_win(monkeypatch, TorchDetector)
+    assert isinstance(prepare(make(), ON_CPU, bundled), TorchDetector)
+    # a later version of the same shape is not measured again
+    monkeypatch.setattr("serving.engine._measure", lambda one: pytest.fail("measured again"))
     assert isinstance(prepare(make(), ON_CPU, bundled), TorchDetector)
 
 
