@@ -95,12 +95,12 @@ def awp_efficientnet_b0() -> Recipe:
 
 
 def rampart_default() -> Recipe:
-    """The one to start with: two steps of APGD, most of the weight on attacked images, twice the epochs."""
-    base = apgd_at_efficientnet_b0()
+    """The one to start with: TRADES with two steps inside, and time to learn at a high learning rate."""
+    base = trades_efficientnet_b0()
     return base.model_copy(
         update={
             "name": "rampart_default",
-            "defence": PGDAdversarialTraining(**_BUDGET, attack="apgd", steps=2, clean_weight=0.3),
+            "defence": TRADES(**_BUDGET, step_size=3 / 255, steps=2, beta=3),
             "optimiser": base.optimiser.model_copy(update={"epochs": 100}),
             "validation": base.validation.model_copy(update={"patience": 15}),
         }

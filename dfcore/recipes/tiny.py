@@ -74,7 +74,6 @@ def demo_robust() -> Recipe:
 
 _BUDGET: dict[str, Any] = {"epsilon": 4 / 255, "warmup_epochs": 6}
 _PGD_2: dict[str, Any] = {**_BUDGET, "step_size": 3 / 255, "steps": 2}
-_APGD_2 = PGDAdversarialTraining(**_BUDGET, attack="apgd", steps=2, clean_weight=0.3)
 # Blur and flow are no defence in a norm: a budget of 0 makes the selection go by clean AUC.
 _CLEAN = ValidationConfig(epsilon=0, steps=1, crops=128)
 _PERTURBATION = WeightPerturbation(gamma=0.005, warmup_epochs=2)
@@ -88,7 +87,9 @@ def _tiny(name: str, defence: AnyDefence, **changes: Any) -> Recipe:
 # (defence, other changes): one line for each method
 _METHODS: dict[str, tuple[AnyDefence, dict[str, Any]]] = {
     "tiny_afsl": (AFSL(**_PGD_2), {}),
-    "tiny_apgd_at": (_APGD_2, {}),
+    "tiny_apgd_at": (
+        PGDAdversarialTraining(**_BUDGET, attack="apgd", steps=2, clean_weight=0.3), {}
+    ),
     "tiny_awp": (
         PGDAdversarialTraining(**_PGD_2, clean_weight=0.3), {"weight_perturbation": _PERTURBATION}
     ),
@@ -111,7 +112,7 @@ _METHODS: dict[str, tuple[AnyDefence, dict[str, Any]]] = {
     ),
     "tiny_plain": (PlainTraining(), {}),
     "tiny_rampart_default": (
-        _APGD_2, {"optimiser": demo_robust().optimiser.model_copy(update={"epochs": 24})}
+        TRADES(**_PGD_2, beta=3), {"optimiser": demo_robust().optimiser.model_copy(update={"epochs": 40})}
     ),
     "tiny_trades": (TRADES(**_PGD_2), {}),
 }  # fmt: skip
