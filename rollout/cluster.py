@@ -105,14 +105,22 @@ class Cluster:
         Raises:
             ConflictError: somebody else set a field to another value, and `force` is off.
             ConfigError: the cluster refuses the object.
+            WorkFailed: the object is being deleted, and what was applied would go with it.
         """
         query = [("fieldManager", MANAGER), ("force", "true" if force else "false")]
         if dry_run:
             query.append(("dryRun", "All"))
-        return self._call(
-            "PATCH", self._path(kind, document["metadata"]["name"]), document, query,
-            content="application/apply-patch+yaml",
-        )  # fmt: skip
+        name = document["metadata"]["name"]
+        found = self._call(
+            "PATCH", self._path(kind, name), document, query, content="application/apply-patch+yaml"
+        )
+        if "deletionTimestamp" in found["metadata"]:
+            finalizers = ", ".join(found["metadata"].get("finalizers", []))
+            raise WorkFailed(
+                f"expected {kind.plural}/{name} to be there or not, got one that is being deleted; see who "
+                f"holds its finalizers ({finalizers}), and try again when it is gone"
+            )
+        return found
 
     def create(self, kind: Kind, document: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object; ConflictError if there is one of this name."""
@@ -123,12 +131,12 @@ class Cluster:
         return self._call("PUT", self._path(kind, document["metadata"]["name"]), document)
 
     def delete(self, kind: Kind, name: str) -> bool:
-        """Delete an object and wait until its finalizers are done; whether there was one."""
+        """Delete an object and wait for its finalizers, 30 seconds at most; whether there was one."""
         try:
             self._call("DELETE", self._path(kind, name), query=[("propagationPolicy", "Background")])
         except _NotFound:
             return False
-        # what is applied to an object on its way out goes with it
+        # so that the next apply makes a new one
         until = time.monotonic() + _SECONDS
         while self.get(kind, name) is not None and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)

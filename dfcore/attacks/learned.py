@@ -150,7 +150,7 @@ class LearnedAttack(Attack):
                     f"expected the weights of a {self.kind} attack in {self.weights}, got: {error}"
                 ) from error
             self._network = network.requires_grad_(False).eval()
-        return self._network.to(device, memory_format=_LAYOUT)
+        return self._network.to(device).to(memory_format=_LAYOUT)
 
     def save(self, path: Path) -> Self:
         """Write the fitted network as safetensors.
@@ -215,7 +215,7 @@ class Player:
         self._attack = attack
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             torch.manual_seed(seed)
-            self.network = attack.build().to(device, memory_format=_LAYOUT)
+            self.network = attack.build().to(device).to(memory_format=_LAYOUT)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=attack.learning_rate)
 
     def step(

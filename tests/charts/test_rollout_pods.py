@@ -11,7 +11,7 @@ import yaml
 from rollout import Release, RolloutSettings, inference_service, rollout_values
 from rollout.chart import _SERVING
 from rollout.settings import merged
-from tests.charts.tools import CHART, NAMESPACE, VARIANTS, render, validate
+from tests.charts.tools import CHART, NAMESPACE, VARIANTS, flat, render, validate
 
 _ROLLOUT: dict[str, Any] = {
     "namespace": NAMESPACE,
@@ -68,26 +68,13 @@ _SCALED = {
 }
 
 
-def _flat(node: Any, place: str = "") -> dict[str, Any]:
-    """Return leaves by their place; what has a name is found by it, so that its order does not matter."""
-    if isinstance(node, list) and node and all(isinstance(item, dict) and "name" in item for item in node):
-        node = {item["name"]: item for item in node}
-    if not isinstance(node, dict) or not node:
-        return {place: node}
-    return {
-        leaf: value
-        for key, item in node.items()
-        for leaf, value in _flat(item, f"{place}.{key}" if place else key).items()
-    }
-
-
 def _comparable(document: dict[str, Any]) -> dict[str, Any]:
     """Return metadata and predictor by place, with command and arguments in one."""
     predictor = dict(document["spec"]["predictor"])
     (container,) = predictor["containers"]
     command = [*container["command"], *container.get("args", ())]
     predictor["containers"] = [{**container, "command": command, "args": None}]
-    return _flat({"metadata": document["metadata"], "predictor": predictor})
+    return flat({"metadata": document["metadata"], "predictor": predictor})
 
 
 def _both(values: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

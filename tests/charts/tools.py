@@ -83,3 +83,16 @@ def write_rules(path: Path, *assignments: str) -> list[dict[str, Any]]:
     groups = [group for one in found if one["kind"] == "PrometheusRule" for group in one["spec"]["groups"]]
     path.write_text(yaml.safe_dump({"groups": groups}, sort_keys=False), encoding="utf-8")
     return groups
+
+
+def flat(node: Any, place: str = "") -> dict[str, Any]:
+    """Return leaves by their place; what has a name is found by it, so that its order does not matter."""
+    if isinstance(node, list) and node and all(isinstance(item, dict) and "name" in item for item in node):
+        node = {item["name"]: item for item in node}
+    if not isinstance(node, dict) or not node:
+        return {place: node}
+    return {
+        leaf: value
+        for key, item in node.items()
+        for leaf, value in flat(item, f"{place}.{key}" if place else key).items()
+    }

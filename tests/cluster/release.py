@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tests.charts.tools import CHART
+from tests.charts.tools import CHART, flat
 from tests.cluster.control_plane import ControlPlane, Done
 
 __all__ = ["Objects", "Release", "changes", "until"]
@@ -142,7 +142,7 @@ class Release(NamedTuple):
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
     """Return the places in which two sets of objects differ, but for what the server writes itself."""
-    old, new = _flat(_cleaned(before)), _flat(_cleaned(after))
+    old, new = flat(_cleaned(before)), flat(_cleaned(after))
     return {place for place in {*old, *new} if old.get(place) != new.get(place)}
 
 
@@ -172,19 +172,6 @@ def _cleaned(objects: Mapping[str, Any]) -> dict[str, Any]:
             rest = {key: value for key, value in one.items() if key != "status"}
             found[name] = {**rest, "metadata": {**metadata, "annotations": annotations}}
     return found
-
-
-def _flat(node: Any, place: str = "") -> dict[str, Any]:
-    """Return leaves by their place; what has a name is found by it."""
-    if isinstance(node, list) and node and all(isinstance(item, dict) and "name" in item for item in node):
-        node = {item["name"]: item for item in node}
-    if not isinstance(node, dict) or not node:
-        return {place: node}
-    return {
-        leaf: value
-        for key, item in node.items()
-        for leaf, value in _flat(item, f"{place}.{key}" if place else key).items()
-    }
 
 
 def _file(variant: str) -> Path:

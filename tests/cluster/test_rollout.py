@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client, config
 from typer.testing import CliRunner
 
-from dfcore.errors import ConfigError, ConflictError, DataError
+from dfcore.errors import ConfigError, ConflictError, DataError, WorkFailed
 from rampart import app
 from rollout import Cluster, Kind, Release, RolloutSettings, State, abort, read_state, roll_out, traffic
 from rollout.cluster import DEPLOYMENT, HTTP_ROUTE, INFERENCE_SERVICE, LEASE
@@ -314,6 +314,21 @@ def test_the_command_line_shows_the_last_rollout(site: Site, monkeypatch: pytest
 def test_objects_that_are_not_there(site: Site) -> None:
     assert not site.cluster.delete(HTTP_ROUTE, "nothing")
     assert not site.cluster.serves(Kind("example.com", "v1", "Thing", "things"))
+
+
+def test_what_is_being_deleted_takes_nothing(site: Site) -> None:
+    metadata = {"name": "held", "namespace": site.settings.namespace}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+    held = {**lease, "metadata": {**metadata, "finalizers": ["rampart.io/nobody"]}}
+    site.cluster.apply(LEASE, held)
+    site.plane.kubectl("-n", site.settings.namespace, "delete", "lease", "held", "--wait=false")
+    with pytest.raises(WorkFailed, match=r"rampart\.io/nobody"):
+        site.cluster.apply(LEASE, held)
+    site.plane.kubectl(
+        "-n", site.settings.namespace, "patch", "lease", "held", "--type=merge",
+        "-p", json.dumps({"metadata": {"finalizers": None}}),
+    )  # fmt: skip
+    assert "deletionTimestamp" not in site.cluster.apply(LEASE, lease)["metadata"]
 
 
 def _until(holds: Callable[[], bool]) -> None:
