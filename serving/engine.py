@@ -182,6 +182,9 @@ def probes(detector: Detector) -> torch.Tensor:
 
 def _choose_onnx(detector: Detector, path: Path) -> OnnxDetector | None:
     """Return the detector in ONNX Runtime if its file is there, right, and faster than PyTorch here."""
+    shape = (detector.config.backbone, detector.config.image_size, torch.get_num_threads())
+    if not _onnx_wins.get(shape, True):
+        return None
     if not path.is_file():
         logger.info("the bundle has no %s; PyTorch runs the network", path.name)
         return None
@@ -197,7 +200,6 @@ def _choose_onnx(detector: Detector, path: Path) -> OnnxDetector | None:
     if not moved <= SCORE_TOLERANCE:  # so that NaN is none either
         logger.warning("ONNX Runtime moves a score by %.2g; PyTorch runs the network", moved)
         return None
-    shape = (detector.config.backbone, detector.config.image_size, torch.get_num_threads())
     if shape not in _onnx_wins:
         seconds = _measure(onnx), _measure(TorchDetector(detector))
         _onnx_wins[shape] = seconds[0] < seconds[1]

@@ -20,7 +20,6 @@ from dfcore.models import crafting_mode, save_tensors
 
 __all__ = ["JointMove", "LearnedAttack", "Player"]
 
-_LAYOUT = torch.channels_last  # what convolutions read fastest, whatever the layout of the images
 _CLIP = 1.0  # of the gradient's norm; an early step far off would saturate the gate that bounds the output
 
 
@@ -120,7 +119,8 @@ class LearnedAttack(Attack):
         order = torch.Generator().manual_seed(seed)
         for done in range(self.fit_steps):
             rows = torch.randint(len(images), (self.batch_size,), generator=order).to(images.device)
-            player.step(detector, images[rows], labels[rows], threshold=threshold)
+            batch = images[rows].to(memory_format=torch.channels_last)  # as training has them: read fastest
+            player.step(detector, batch, labels[rows], threshold=threshold)
             if progress is not None:
                 progress(done + 1, self.fit_steps)
         if not all(bool(value.isfinite().all()) for value in player.network.parameters()):
@@ -150,7 +150,7 @@ class LearnedAttack(Attack):
                     f"expected the weights of a {self.kind} attack in {self.weights}, got: {error}"
                 ) from error
             self._network = network.requires_grad_(False).eval()
-        return self._network.to(device).to(memory_format=_LAYOUT)
+        return self._network.to(device)
 
     def save(self, path: Path) -> Self:
         """Write the fitted network as safetensors.
@@ -215,7 +215,7 @@ class Player:
         self._attack = attack
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             torch.manual_seed(seed)
-            self.network = attack.build().to(device).to(memory_format=_LAYOUT)
+            self.network = attack.build().to(device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=attack.learning_rate)
 
     def step(
