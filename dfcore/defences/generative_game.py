@@ -9,6 +9,7 @@ from pydantic import Field
 
 from dfcore.attacks import BlurGenerator, LearnedAttack
 from dfcore.attacks.blur import Window
+from dfcore.attacks.generator import Width
 from dfcore.defences.template import Defence, TrainingState
 from dfcore.defences.terms import Term, weighted_terms
 
@@ -26,6 +27,7 @@ class GenerativeGame(Defence):
     Attributes:
         max_sigma: largest standard deviation of the blur that it paints, in pixels.
         window: odd side of the neighbourhood, in pixels.
+        width: channels of the generator's networks at full size; 64 as published.
         generator_steps: of the generator for each step of the detector.
         generator_learning_rate: of the generator.
         clean_weight: share of the clean loss, 0..1; at 0 clean images are not passed at all.
@@ -37,6 +39,7 @@ class GenerativeGame(Defence):
     kind: Literal["generative_game"] = "generative_game"
     max_sigma: float = Field(default=2.0, ge=0, le=16)
     window: Window = 3
+    width: Width = 16
     generator_steps: int = Field(default=3, ge=1)
     generator_learning_rate: float = Field(default=2e-3, gt=0)
     clean_weight: float = Field(default=0.5, ge=0, lt=1)
@@ -45,7 +48,10 @@ class GenerativeGame(Defence):
         """Return the generator."""
         return {
             _PLAYER: BlurGenerator(
-                max_sigma=self.max_sigma, window=self.window, learning_rate=self.generator_learning_rate
+                max_sigma=self.max_sigma,
+                window=self.window,
+                width=self.width,
+                learning_rate=self.generator_learning_rate,
             )
         }
 

@@ -144,11 +144,11 @@ def flow_at_ffpp() -> Recipe:
 
 
 def generative_game_ffpp() -> Recipe:
-    """A generator for each class that blurs: three steps of it at 2e-3 for one of the detector.
+    """A generator of 64 filters for each class that blurs: three steps of it at 2e-3 for one of the detector.
 
     Source: Wang et al., arXiv:2103.13567.
     """
-    return _forensic_game("generative_game_ffpp", GenerativeGame())
+    return _forensic_game("generative_game_ffpp", GenerativeGame(width=64))
 
 
 def baseline_efficientvit_ffpp() -> Recipe:

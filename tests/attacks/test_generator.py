@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -26,6 +28,25 @@ def test_takes_any_image_and_one_network_for_each_class() -> None:
     assert painted.shape == (2, 1, 37, 29)
     torch.testing.assert_close(painted[:1], network.real(images[:1]))  # type: ignore[operator]
     torch.testing.assert_close(painted[1:], network.fake(images[1:]))  # type: ignore[operator]
+
+
+def test_width_is_that_of_the_networks(fitted: BlurGenerator, trained: Detector, tmp_path: Path) -> None:
+    """64 filters at full size and three residual blocks of 256, as published; 16 unless asked."""
+
+    def shapes(attack: BlurGenerator) -> set[tuple[int, ...]]:
+        network = attack.build()
+        return {tuple(value.shape) for value in network.parameters() if value.ndim == 4}
+
+    assert {(64, 3, 3, 3), (256, 256, 3, 3), (1, 64, 3, 3)} <= shapes(BlurGenerator(width=64))
+    assert {(16, 3, 3, 3), (64, 64, 3, 3), (1, 16, 3, 3)} <= shapes(BlurGenerator())
+    assert sum(value.numel() for value in BlurGenerator(width=64).build().parameters()) == 2 * 5_242_625
+    images, labels = faces(1, 2)
+    saved = fitted.save(tmp_path / "generator.safetensors")
+    assert torch.equal(saved(trained, images, labels), fitted(trained, images, labels))
+    with pytest.raises(ConfigError, match="expected the weights of a blur_generator attack"):
+        BlurGenerator(width=64, weights=saved.weights)(trained, images, labels)
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        BlurGenerator.parse({"width": 20})
 
 
 def test_blurs_the_trace_of_fakes_away(fitted: BlurGenerator, trained: Detector) -> None:
