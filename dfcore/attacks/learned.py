@@ -281,6 +281,8 @@ class Player:
                 gradient.copy_(mean.view_as(gradient))
         nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self.optimiser.step()
+        # within autocast the next pass would still go by the cast copies of the weights before this step
+        torch.clear_autocast_cache()
 
     def fitted(self) -> Any:
         """Return the attack with a copy of the network as it is now."""

@@ -80,6 +80,34 @@ def test_a_game_goes_on_bit_for_bit_in_mid_epoch(
     assert losses(whole) == losses(cut)
 
 
+@pytest.mark.parametrize("kind", ["dual_game", "generative_game"])
+def test_in_half_precision_a_player_paints_with_the_weights_that_it_has_now(
+    plain: Recipe, store: CropStore, tmp_path: Path, kind: str
+) -> None:
+    recipe = plain.override([f"defence={{kind: {kind}}}", "precision=bf16-mixed"])
+    run, state = made(recipe, store, tmp_path)
+    images, labels = torch.rand(6, 3, 32, 32), torch.arange(6) % 2
+    with run.fabric.autocast():
+        painted = recipe.defence.craft(images, labels, state)[-1]
+    (player,) = run.players.values()
+    with run.fabric.autocast():
+        assert torch.equal(painted, player.attack(images, labels))
+
+
+def test_in_half_precision_the_loss_sees_perturbed_weights(
+    plain: Recipe, store: CropStore, tmp_path: Path
+) -> None:
+    found = []
+    for setting in ("null", "{gamma: 0.1}"):
+        recipe = plain.override([
+            f"weight_perturbation={setting}", "precision=bf16-mixed", *NO_BATCH_NORM,
+        ])  # fmt: skip
+        run, state = made(recipe, store, tmp_path)
+        images, labels = torch.rand(6, 3, 32, 32), torch.arange(6) % 2
+        found.append(float(take_step(run, images, labels, state, 1)[0]["loss"]))
+    assert found[1] > found[0]
+
+
 def test_perturbed_weights_change_the_run_and_only_after_the_warm_up(
     plain: Recipe, store: CropStore, tmp_path: Path
 ) -> None:
