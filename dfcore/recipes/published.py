@@ -26,7 +26,10 @@ from dfcore.training import DataConfig, OptimiserConfig, Recipe, ValidationConfi
 
 __all__ = ["PUBLISHED"]
 
+# Plain training is not guarded by it, only watched.
 _PGD_10 = ValidationConfig(epsilon=4 / 255, step_size=1 / 255, steps=10, crops=512)
+# For who trains on PGD: twice its steps and more, from two starts, at its own budget.
+_STRONG = _PGD_10.model_copy(update={"steps": 20, "restarts": 2})
 # Blur and flow are no defence in a norm: a budget of 0 makes the selection go by clean AUC.
 _CLEAN = ValidationConfig(epsilon=0, steps=1, crops=512)
 
@@ -43,7 +46,7 @@ def baseline_efficientnet_dffd() -> Recipe:
         # each crop once an epoch: the class weights do the balancing
         data=DataConfig(batch_size=32, sampling="natural"),
         optimiser=OptimiserConfig(
-            name="adam", learning_rate=1e-4, weight_decay=0, epochs=20, warmup_epochs=0
+            name="adam", learning_rate=1e-4, weight_decay=0, epochs=20, warmup_epochs=0, gradient_clip=None
         ),
         validation=_PGD_10,
         precision="bf16-mixed",
@@ -66,7 +69,7 @@ def baseline_xception_celebdf() -> Recipe:
         model=DetectorConfig(backbone="xception", image_size=299),
         data=DataConfig(batch_size=32),
         optimiser=OptimiserConfig(
-            name="adam", learning_rate=1e-4, weight_decay=0, epochs=20, warmup_epochs=0
+            name="adam", learning_rate=1e-4, weight_decay=0, epochs=20, warmup_epochs=0, gradient_clip=None
         ),
         validation=_PGD_10,
     )
@@ -88,6 +91,7 @@ def pgd_lipschitz_xception_celebdf() -> Recipe:
             epsilon=4 / 255, step_size=1 / 255, steps=7, warmup_epochs=5, lipschitz=Lipschitz()
         ),
         optimiser=base.optimiser.model_copy(update={"epochs": 50}),
+        validation=_STRONG,
         initialise_from_baseline=True,
     )
 
@@ -107,6 +111,7 @@ def baseline_ffpp() -> Recipe:
             schedule="steps",
             decay_every_epochs=15,
             decay_factor=0.1,
+            gradient_clip=None,
         ),
         validation=_CLEAN,
         precision="bf16-mixed",
@@ -173,6 +178,7 @@ def dual_game_efficientvit_ffpp() -> Recipe:
         baseline_efficientvit_ffpp(),
         "dual_game_efficientvit_ffpp",
         defence=DualAttackerGame(),
+        validation=_STRONG.model_copy(update={"epsilon": 8 / 255, "step_size": 2 / 255}),
         initialise_from_baseline=True,
     )
 
