@@ -138,7 +138,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def choose_residence(
-    asked: Literal["auto", "device", "memory", "stream"], num_bytes: int, device: torch.device
+    asked: Literal["auto", "device", "memory", "stream"],
+    num_bytes: int,
+    device: torch.device,
+    *,
+    processes: int = 1,
 ) -> Residence:
     """Say where crops are kept.
 
@@ -148,6 +152,7 @@ def choose_residence(
         asked: "auto" chooses.
         num_bytes: of all crops.
         device: where they are needed; only CUDA has a "device" beside "memory".
+        processes: that share this machine's memory and keep as many crops each.
 
     Raises:
         ConfigError: what was asked for does not fit.
@@ -155,7 +160,7 @@ def choose_residence(
     here = device.type != "cuda"
     # the driver knows the caching allocator's unused blocks as taken; they are few before training
     spaces: dict[Residence, int] = {} if here else {"device": torch.cuda.mem_get_info(device)[0]}
-    spaces["memory"] = available_memory()
+    spaces["memory"] = available_memory() // processes
     if asked == "auto":
         return next((name for name, space in spaces.items() if num_bytes <= space * _SHARE), "stream")
     wanted: Residence = "memory" if asked == "device" and here else asked

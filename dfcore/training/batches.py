@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import torch
+from lightning_fabric import Fabric
 
 from dfcore.data.loader import SplitCrops
+from dfcore.data.shards import Residence, choose_residence
 from dfcore.errors import ConfigError, DataError
+from dfcore.training.processes import largest, started_by_torchrun
 from dfcore.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["check_classes", "load_split"]
 
 _CLASSES = ("real", "fake")
+# from the one that takes most room
+_RESIDENCES: tuple[Residence, ...] = get_args(Residence)
 
 
-def load_split(
-    store: CropStore, recipe: Recipe, split: str, limit: int | None, device: torch.device
-) -> SplitCrops:
-    """Choose one split's crops and bring them where the recipe wants them.
+def load_split(store: CropStore, recipe: Recipe, split: str, limit: int | None, fabric: Fabric) -> SplitCrops:
+    """Choose one split's crops and bring them where the recipe wants them, alike in every process.
 
     Raises:
         ConfigError: the crops have another size than the model asks for, or do not fit where they should lie.
@@ -40,7 +42,12 @@ def load_split(
     if limit is not None and len(rows) > limit:
         # its own seed: the choice must not change with anything else
         rows = rows[np.sort(np.random.default_rng(recipe.seed).choice(len(rows), limit, replace=False))]
-    return SplitCrops(store, rows, device=device, residence=config.residence)
+    here, _, _ = started_by_torchrun()
+    num_bytes = len(rows) * store.config.image_size**2 * 3
+    chosen = choose_residence(config.residence, num_bytes, fabric.device, processes=here)
+    # streamed crops are shuffled otherwise: processes of different minds would not share the same batches
+    agreed = _RESIDENCES[largest(_RESIDENCES.index(chosen), fabric)]
+    return SplitCrops(store, rows, device=fabric.device, residence=agreed)
 
 
 def check_classes(crops: SplitCrops, split: str) -> None:

@@ -118,7 +118,7 @@ def preflight(
     try:
         with seeded(recipe.seed, fabric.device), memory_errors(recipe, fabric.device, before=True):
             run = prepare(recipe.model_copy(update={"data": data}), store, initial, fabric, folder)
-            resident = _resident_bytes(recipe, run)
+            resident = _resident_bytes(recipe, run, here)
             peak, limit, step_seconds = _measure(run, resident, here)
             validation_seconds = _time_validation(run)
     finally:
@@ -139,10 +139,10 @@ def _pixels(recipe: Recipe, store: CropStore) -> float:
     return crops * recipe.optimiser.epochs * float(recipe.model.image_size) ** 2
 
 
-def _resident_bytes(recipe: Recipe, run: Run) -> int:
+def _resident_bytes(recipe: Recipe, run: Run, here: int) -> int:
     """Return the bytes of the crops that will be kept where the run computes."""
     num_bytes = (len(run.training) + len(run.validation)) * run.training.crops.side**2 * 3
-    chosen = choose_residence(recipe.data.residence, num_bytes, run.device)
+    chosen = choose_residence(recipe.data.residence, num_bytes, run.device, processes=here)
     wanted = "device" if run.device.type == "cuda" else "memory"
     return num_bytes if chosen == wanted else 0
 

@@ -19,7 +19,7 @@ from torch import distributed
 from dfcore.errors import ConfigError
 from dfcore.training.recipe import Recipe
 
-__all__ = ["Device", "average", "gather", "join", "joined", "started_by_torchrun", "total"]
+__all__ = ["Device", "average", "gather", "join", "joined", "largest", "started_by_torchrun", "total"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -110,6 +110,15 @@ def total(count: int, fabric: Fabric) -> int:
         return count
     value = torch.tensor(count, dtype=torch.int64, device=fabric.device)
     distributed.all_reduce(value)
+    return int(value)
+
+
+def largest(count: int, fabric: Fabric) -> int:
+    """Return the largest of a count over processes; waits for the device."""
+    if fabric.world_size == 1:
+        return count
+    value = torch.tensor(count, dtype=torch.int64, device=fabric.device)
+    distributed.all_reduce(value, distributed.ReduceOp.MAX)
     return int(value)
 
 

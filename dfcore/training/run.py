@@ -98,13 +98,14 @@ def prepare(recipe: Recipe, store: CropStore, initial: Path | None, fabric: Fabr
         DataError: a split lacks a class.
     """
     detector = starting_point(recipe, initial)
+    recipe.defence.check(detector)
     data, device = recipe.data, fabric.device
-    crops = load_split(store, recipe, data.train_split, data.max_train_crops, device)
+    crops = load_split(store, recipe, data.train_split, data.max_train_crops, fabric)
     training = CropLoader(
         crops, data, seed=recipe.seed, rank=fabric.global_rank, world_size=fabric.world_size
     )
     _check_parts(training, recipe, fabric.world_size)
-    validation = load_split(store, recipe, data.val_split, data.max_val_crops, device)
+    validation = load_split(store, recipe, data.val_split, data.max_val_crops, fabric)
     check_classes(validation, data.val_split)
     detector.to(device)
     detector.to(memory_format=torch.channels_last)

@@ -186,6 +186,7 @@ def test_residence_follows_what_is_free(store: CropStore) -> None:
     assert 0 < free < 2**50
     assert choose_residence("auto", free // 4, CPU) == "memory"
     assert choose_residence("auto", free, CPU) == "stream"
+    assert choose_residence("auto", free // 4, CPU, processes=4) == "stream", "each process keeps its own"
     assert choose_residence("device", 1000, CPU) == "memory", "the CPU's memory is the device"
     assert choose_residence("stream", 1000, CPU) == "stream"
     with pytest.raises(ConfigError, match=r"data.residence=memory.*use data.residence=auto"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from dfcore.data import CropStore
 from dfcore.errors import ConfigError, DataError
@@ -9,7 +10,7 @@ from dfcore.training import Recipe
 from dfcore.training.batches import check_classes, load_split
 from tests.training.conftest import MakeStore
 
-CPU = torch.device("cpu")
+CPU = Fabric(accelerator="cpu", devices=1)
 
 
 def test_load_split_takes_what_the_recipe_asks_for(plain: Recipe, store: CropStore) -> None:
