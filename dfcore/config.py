@@ -38,6 +38,8 @@ def parse_epsilon(value: object) -> float:
         number = _read_fraction(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # any number-like
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"expected an epsilon such as 8/255, got {value!r}") from error
+    if str(value).strip() == "1":
+        raise ValueError("expected an epsilon such as 8/255, got 1; write 1/255 or 255/255 for what you mean")
     if not 0 <= number <= 1:
         raise ValueError(
             f"expected an epsilon in pixel units of [0, 1], got {value}; "
@@ -156,6 +158,9 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown key {location!r}{suggest(str(item['loc'][-1]), _keys(model))}"
+    if item["type"] == "value_error":  # our own words, which say what came
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{location}: {message}" if location else message
     return f"{location}: {item['msg']} (got {item['input']!r})"
 
 

@@ -122,7 +122,7 @@ class H264(Channel):
         low, high = self.crf
         count = 1 if self.real else len(images)
         drawn = torch.randint(low, high + 1, (count,), generator=generator)
-        quantiser = drawn.to(images).view(-1, 1, 1, 1)
+        quantiser = drawn.to(images, non_blocking=True).view(-1, 1, 1, 1)
         luma, chroma = to_ycbcr(_pad(images * 255, 16), full_range=False)
         # the standard's chroma quantiser lags behind above 30
         lagging = torch.where(quantiser > 30, 30 + 0.5 * (quantiser - 30), quantiser)
@@ -154,7 +154,8 @@ class GaussianBlur(Channel):
         """Convolve rows, then columns."""
         low, high = self.sigma
         count, channels, height, width = images.shape
-        sigma = (low + (high - low) * torch.rand(count, generator=generator)).to(images)
+        drawn = torch.rand(count, generator=generator)
+        sigma = low + (high - low) * drawn.to(images, non_blocking=True)
         radius = min(math.ceil(3 * high), height - 1, width - 1)
         offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
         weights = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))

@@ -1,17 +1,21 @@
-"""Expectation over transformations: any attack, against a detector behind random channels."""
+"""Expectation over transformations: an attack against a detector behind random channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import nn
 
 from dfcore.attacks.channels import JPEG, AnyChannel
 from dfcore.attacks.gradient import PGD
+from dfcore.attacks.learned import LearnedAttack
 from dfcore.attacks.template import Attack, Threat
+from dfcore.attacks.transfer import Transfer
+from dfcore.attacks.universal import Universal
+from dfcore.attacks.video import VideoAttack
 
 __all__ = ["EOT", "EOTDetector"]
 
@@ -68,7 +72,7 @@ class EOT(Attack):
     Success is judged on the channels: what fools the bare detector is not sought.
 
     Attributes:
-        attack: what climbs; any attack.
+        attack: what climbs; any attack on single images that asks the detector.
         channels: what may happen on the way.
         samples: draws for one gradient.
     """
@@ -77,6 +81,15 @@ class EOT(Attack):
     attack: Annotated[SerializeAsAny[Attack], BeforeValidator(_read_attack)] = PGD()
     channels: tuple[AnyChannel, ...] = Field(default=(JPEG(),), min_length=1)
     samples: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _asks_the_detector(self) -> Self:
+        if isinstance(self.attack, EOT | LearnedAttack | Transfer | Universal | VideoAttack):
+            raise ValueError(
+                "expected an attack on single images that asks the detector at each step, such as pgd, got "
+                f"{self.attack.kind}; run it without eot"
+            )
+        return self
 
     def perturb(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from dfcore.attacks.norms import Budget
@@ -107,6 +107,17 @@ class RestartedAscent(Ascent):
     random_start: bool = True
     until_fooled: bool = False
 
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> Self:
+        if self.restarts > 1 and not (self.random_start and self.keep_best):
+            raise ValueError(
+                f"expected random_start and keep_best with {self.restarts} restarts, got {self.random_start} "
+                f"and {self.keep_best}; the climbs would be the same, or all but one be lost"
+            )
+        if self.until_fooled and not self.keep_best:
+            raise ValueError("expected keep_best with until_fooled, got false; nothing is judged without it")
+        return self
+
     def begin(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return where one climb begins."""
         return self.start(images, generator) if self.random_start else images
@@ -161,7 +172,7 @@ class PGD(RestartedAscent):
         step_size: in the norm's units; in pixel units for "linf".
         steps: gradient steps of each restart.
         keep_best: return the worst point met, the clean image included, for two more forward passes.
-            Otherwise the last point of one start, as training takes it; restarts are ignored.
+            Otherwise the last point of one start, as training takes it.
         restarts: independent starts; the worst result counts, for each image.
         random_start: start at a uniform point of the ball; otherwise at the clean image.
         until_fooled: a restart leaves out the images whose decision has turned. That is enough for accuracy;

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from dfcore.attacks.norms import NORMS, Budget, Norm, NormName, draw
-from dfcore.config import Config
-from dfcore.errors import ConfigError
-from dfcore.models import crafting_mode
+from dfcore.config import Config, format_epsilon
+from dfcore.errors import ConfigError, ShapeError
+from dfcore.models import crafting_mode, gradient_scale
 from dfcore.shapes import check_images, check_labels
 
 __all__ = ["Attack", "Knowledge", "NormAttack", "Threat", "draw", "margin"]
@@ -36,8 +36,13 @@ def margin(detector: nn.Module, images: torch.Tensor, labels: torch.Tensor, thre
 
     Returns:
         (N,) float32; above 0 the decision is wrong.
+
+    Raises:
+        ShapeError: the detector gives anything but one logit for each image.
     """
     logits: torch.Tensor = detector(images)
+    if logits.shape != labels.shape:
+        raise ShapeError(f"expected logits ({len(labels)},), one for each image, got {tuple(logits.shape)}")
     offset = math.log(threshold) - math.log1p(-threshold)
     return (1 - 2 * labels).to(logits.dtype) * (logits - offset)
 
@@ -138,8 +143,9 @@ class Attack(Config, ABC):
         """Return the margin (N,) and its gradient to the pixels (N, 3, H, W)."""
         pixels = candidates.detach().requires_grad_()
         value = margin(detector, pixels, labels, threshold)
-        (slope,) = torch.autograd.grad(value.sum(), pixels)
-        return value.detach(), slope
+        scale = gradient_scale(pixels.device)
+        (slope,) = torch.autograd.grad(scale * value.sum(), pixels)
+        return value.detach(), slope if scale == 1 else slope / scale
 
     def value(
         self, detector: nn.Module, candidates: torch.Tensor, labels: torch.Tensor, threshold: float
@@ -171,6 +177,18 @@ class NormAttack(Attack):
 
     norm: NormName = "linf"
     epsilon: Budget = Field(default=8 / 255)
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_norm(self) -> Self:
+        fields = type(self).model_fields
+        if self.norm != fields["norm"].default:
+            for name in ("epsilon", "step_size"):
+                if name in fields and getattr(self, name) == fields[name].default:
+                    raise ValueError(
+                        f"expected {name} in units of norm {self.norm} beside it, got the default of "
+                        f"{fields['norm'].default}, {format_epsilon(getattr(self, name))}; give one that fits"
+                    )
+        return self
 
     @property
     def distance(self) -> Norm:

@@ -1,7 +1,8 @@
-"""Attacks on whole videos: what is attacked is the mean logit over a video's frames."""
+"""Attacks on whole videos: what is attacked is the mean score over a video's frames."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -21,15 +22,21 @@ VideoIds = torch.Tensor | Sequence[object]
 
 
 class _Frames(NamedTuple):
-    """Which frame belongs where: `video` (N,) numbers the videos, `place` (N,) runs 0..1 within each."""
+    """Which frame belongs where: `video` (N,) numbers the videos, `place` (N,) runs 0..1 within each.
+
+    `outside` (N, V) is -inf, but 0 where a frame is one of the video's.
+    """
 
     video: torch.Tensor
     place: torch.Tensor
     videos: int
+    outside: torch.Tensor
 
 
 class VideoAttack(NormAttack):
-    """Projected gradient ascent on the mean margin of each video.
+    """Projected gradient ascent on the margin of each video: how far its mean score is on the wrong side.
+
+    A frame whose score is settled counts for little in the mean, so that the others are climbed on.
 
     A family says how many changes a video has and how its frames share them. Frames of one video lie in one
     batch, in their order in time.
@@ -107,7 +114,15 @@ class VideoAttack(NormAttack):
     ) -> torch.Tensor:
         shares = self.shares(frames)
         best = images
-        highest = _mean(self.value(detector, images, labels, threshold), frames)
+        sign, offset = 1 - 2 * labels.to(images.dtype), math.log(threshold) - math.log1p(-threshold)
+
+        def judge(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return each video's margin (V,), and what each frame's margin (N,) counts for in its own."""
+            logit, share = aggregate(sign * value + offset, frames.outside)
+            first = torch.zeros_like(logit).index_copy(0, frames.video, sign)
+            return first * (logit - offset), share
+
+        highest = judge(self.value(detector, images, labels, threshold))[0]
         zero = images.new_zeros((shares.shape[1], *images.shape[1:]))
         for _ in range(self.restarts):
             delta = self.project(self.distance.random_start(zero, self.epsilon, generator), zero)
@@ -115,11 +130,11 @@ class VideoAttack(NormAttack):
                 current = self.apply(delta, shares, images)
                 if step < self.steps:
                     value, slope = self.gradient(detector, current, labels, threshold)
-                    climb = (shares.T @ slope.flatten(1)).view_as(delta)
+                    whole, counts = judge(value)
+                    climb = (shares.T @ (counts.unsqueeze(1) * slope.flatten(1))).view_as(delta)
                     delta = self.project(self.step(delta, climb, self.step_size), zero)
                 else:
-                    value = self.value(detector, current, labels, threshold)
-                whole = _mean(value, frames)
+                    whole = judge(self.value(detector, current, labels, threshold))[0]
                 better = whole > highest
                 best = torch.where(better[frames.video].view(-1, 1, 1, 1), current, best)
                 highest = torch.where(better, whole, highest)
@@ -178,10 +193,24 @@ def _read_ids(video_ids: VideoIds | None, labels: torch.Tensor) -> _Frames:
             raise ConfigError(f"expected one label for each video, got both for {name!r}")
         place[members] = torch.linspace(0, 1, len(members))
     video = torch.tensor([numbers[name] for name in names], dtype=torch.long)
-    return _Frames(video.to(labels.device), place.to(labels.device), len(numbers))
+    outside = torch.full((len(names), len(numbers)), -math.inf)
+    outside[torch.arange(len(names)), video] = 0
+    return _Frames(video.to(labels.device), place.to(labels.device), len(numbers), outside.to(labels.device))
 
 
-def _mean(value: torch.Tensor, frames: _Frames) -> torch.Tensor:
-    """Return the mean over each video's frames (V,)."""
-    total = value.new_zeros(frames.videos).index_add_(0, frames.video, value)
-    return total / torch.bincount(frames.video, minlength=frames.videos)
+def aggregate(logits: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log odds of each video's mean score, exact where the score itself would round to 0 or 1.
+
+    With p = sigmoid(z), the mean of p has the odds sum(p) / sum(1 - p).
+
+    Args:
+        logits: (N,) of the frames.
+        outside: (N, V), -inf, but 0 where a frame is one of the video's.
+
+    Returns:
+        (V,); and its derivative to each frame's logit (N,), positive, where it underflows 0.
+    """
+    fake, real = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+    over, under = (torch.logsumexp(part.unsqueeze(1) + outside, 0) for part in (fake, real))
+    both = (fake + real).unsqueeze(1) + outside
+    return over - under, ((both - over).exp() + (both - under).exp()).sum(1)

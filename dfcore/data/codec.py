@@ -139,7 +139,7 @@ def jpeg_tables(quality: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor
     Returns:
         Two of (N, 1, 1, 1, 8, 8), whole numbers 1..255.
     """
-    whole = quality.to(like.device, torch.int64)
+    whole = quality.to(like.device, torch.int64, non_blocking=True)
     scale = torch.where(whole < 50, 5000 // whole, 200 - 2 * whole).view(-1, 1, 1, 1, 1, 1)
     luma, chroma = (
         ((table * scale + 50) // 100).clamp(1, 255).to(like.dtype) for table in _base_tables(like.device)

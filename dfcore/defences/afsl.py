@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dfcore.defences.inner_attack import InnerPGD
 from dfcore.defences.template import TrainingState, weighted_bce
 from dfcore.errors import ConfigError
-from dfcore.models import Detector
+from dfcore.models import Detector, crafting_mode
 
 __all__ = ["AFSL"]
 
@@ -39,6 +39,21 @@ class AFSL(InnerPGD):
     attack_weight: float = Field(default=1.0, ge=0)
     class_weight: float = Field(default=0.1, ge=0)
 
+    def check(self, detector: Detector) -> None:
+        """Require a backbone that ends in one linear layer, without dropout in front of it.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        size = detector.config.image_size
+        with torch.no_grad(), crafting_mode(detector):
+            features_and_logits(detector, torch.zeros((1, 3, size, size)))
+        if detector.config.drop_rate > 0:
+            raise ConfigError(
+                f"expected model.drop_rate 0 with AFSL, got {detector.config.drop_rate:g}; dropped features "
+                "would count as turned by the attack"
+            )
+
     def loss(
         self,
         detector: torch.nn.Module,
@@ -47,11 +62,7 @@ class AFSL(InnerPGD):
         attacked: tuple[torch.Tensor, ...],
         state: TrainingState,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the sum of the three terms.
-
-        Raises:
-            ConfigError: the backbone does not end in one linear layer.
-        """
+        """Return the sum of the three terms."""
         # one pass over both: batch statistics then fit both
         features, logits = features_and_logits(cast(Detector, detector), torch.cat([images, attacked[0]]))
         # weights are inverse frequencies: their quotient is that of the classes, turned round

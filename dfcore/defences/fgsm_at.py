@@ -65,7 +65,7 @@ class FGSMAdversarialTraining(InnerAttack):
             return _NoiseFGSM(epsilon=epsilon)
         if self.noise == "none":
             return FGSM(epsilon=epsilon)
-        return PGD(epsilon=epsilon, step_size=min(_RS_STEP * epsilon, 1), steps=1, keep_best=False)
+        return PGD(epsilon=epsilon, step_size=min(_RS_STEP * epsilon, 1.0), steps=1, keep_best=False)
 
     def loss(
         self,

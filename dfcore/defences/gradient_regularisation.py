@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from dfcore.defences.template import Defence, TrainingState
-from dfcore.models import Detector, SplitForward
+from dfcore.models import Detector, SplitForward, gradient_scale
 
 __all__ = ["GradientRegularisation"]
 
@@ -44,6 +44,14 @@ class GradientRegularisation(Defence):
     alpha: float = Field(default=0.5, ge=0, le=1)
     blocks: int = Field(default=2, ge=1)
 
+    def check(self, detector: Detector) -> None:
+        """Require a backbone that is a chain of more blocks than are shallow.
+
+        Raises:
+            ConfigError: it is none, or has too few.
+        """
+        detector.split_forward(self.blocks)
+
     def loss(
         self,
         detector: torch.nn.Module,
@@ -52,11 +60,7 @@ class GradientRegularisation(Defence):
         attacked: tuple[torch.Tensor, ...],
         state: TrainingState,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Weigh clean and perturbed loss.
-
-        Raises:
-            ConfigError: the backbone is no chain of blocks, or has too few.
-        """
+        """Weigh clean and perturbed loss."""
         split = _split(cast(Detector, detector), self.blocks)
         # in float32 even under autocast: bfloat16 would swallow a change of this size
         maps = split.shallow(images).float()
@@ -94,6 +98,7 @@ def _uphill(
     loss: torch.Tensor, shift: torch.Tensor, stretch: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients to both, (N, C, 1, 1) each, of length 1 together; the graph stays."""
-    slopes = torch.autograd.grad(loss, (shift, stretch), retain_graph=True)
+    scale = gradient_scale(shift.device)  # of no account for a direction
+    slopes = torch.autograd.grad(scale * loss, (shift, stretch), retain_graph=True)
     length = torch.linalg.vector_norm(torch.stack(slopes))
     return slopes[0] / length.clamp_min(_TINY), slopes[1] / length.clamp_min(_TINY)

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dfcore.attacks import NORMS
 from dfcore.config import Config, Epsilon
 from dfcore.defences.template import TrainingState
-from dfcore.models import crafting_mode
+from dfcore.models import crafting_mode, gradient_scale
 
 __all__ = ["Lipschitz"]
 
@@ -67,7 +67,8 @@ class Lipschitz(Config):
             return ()
         with torch.enable_grad(), crafting_mode(state.crafting):
             pixels = images.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(state.crafting(pixels).sum(), pixels)
+            scale = gradient_scale(pixels.device)  # of no account for a direction
+            (slope,) = torch.autograd.grad(scale * state.crafting(pixels).sum(), pixels)
         length = self.step * images[0].numel() ** 0.5
         return (images.detach() + length * NORMS["l2"].normalise(slope.float()),)
 

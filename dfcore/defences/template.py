@@ -61,6 +61,10 @@ class Defence(Config, ABC):
         """Return the learned attackers of the game by name, unfitted; the engine makes a player of each."""
         return {}
 
+    def check(self, detector: Detector) -> None:
+        """Raise a ConfigError if this detector can't be trained so; asked before data are read."""
+        del detector
+
     def craft(
         self, images: torch.Tensor, labels: torch.Tensor, state: TrainingState
     ) -> tuple[torch.Tensor, ...]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dfcore.models.build import DETECTORS, build_detector
     from dfcore.models.card import Calibration, DetectorCard, load_detector, save_detector
     from dfcore.models.cost import DetectorCost, detector_cost
-    from dfcore.models.detector import Detector, DetectorConfig, crafting_mode
+    from dfcore.models.detector import Detector, DetectorConfig, crafting_mode, gradient_scale
     from dfcore.models.folding import FoldedDetector, fold_batch_norm
     from dfcore.models.splitting import SplitForward
     from dfcore.models.tensor_file import save_tensors
@@ -31,6 +31,7 @@ __all__ = [
     "crafting_mode",
     "detector_cost",
     "fold_batch_norm",
+    "gradient_scale",
     "load_detector",
     "register_backbone",
     "save_detector",
@@ -52,6 +53,7 @@ _HOMES = {
     "crafting_mode": "models.detector",
     "detector_cost": "models.cost",
     "fold_batch_norm": "models.folding",
+    "gradient_scale": "models.detector",
     "load_detector": "models.card",
     "register_backbone": "models.backbones",
     "save_detector": "models.card",

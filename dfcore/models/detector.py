@@ -20,10 +20,11 @@ from dfcore.models.weights import InitialWeights
 if TYPE_CHECKING:
     from dfcore.models.card import DetectorCard
 
-__all__ = ["Detector", "DetectorConfig", "crafting_mode"]
+__all__ = ["Detector", "DetectorConfig", "crafting_mode", "gradient_scale"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_HALF_SCALE = 2.0**10
 
 
 class DetectorConfig(Config):
@@ -184,6 +185,18 @@ class Detector(nn.Module):
                 f"got {tuple(images.shape)}; resize them or set model.image_size"
             )
         return (images - self.mean) / self.std
+
+
+def gradient_scale(device: torch.device) -> float:
+    """Return what a loss is multiplied with before its gradient to an input is taken.
+
+    Returns:
+        1; under float16 autocast a power of two, which changes no digit: float16 ends at 6e-8, and many a
+        pixel's gradient lies below.
+    """
+    kind = device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+    return _HALF_SCALE if half else 1.0
 
 
 @contextmanager

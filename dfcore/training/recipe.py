@@ -175,10 +175,26 @@ class Recipe(Config):
                 "expected weight_perturbation.warmup_epochs below optimiser.epochs, or it never begins, "
                 f"got {perturbation.warmup_epochs} and {epochs}; lower it or set weight_perturbation=null"
             )
+        for name, warmup in (
+            ("optimiser.warmup_epochs", self.optimiser.warmup_epochs),
+            ("defence.warmup_epochs", getattr(self.defence, "warmup_epochs", 0)),
+        ):
+            if warmup >= epochs:
+                raise ValueError(
+                    f"expected {name} below optimiser.epochs, or the full size is never reached, got "
+                    f"{warmup:g} and {epochs}; lower it"
+                )
         if self.precision == "16-mixed" and self.defence.attackers():
             raise ValueError(
                 "expected bf16-mixed or 32-true with a defence that trains an attacker, got 16-mixed, in "
                 "which the attacker's gradients round to zero; change precision"
+            )
+        lipschitz = getattr(self.defence, "lipschitz", None)
+        if self.precision == "16-mixed" and lipschitz is not None and lipschitz.mode == "exact":
+            raise ValueError(
+                "expected bf16-mixed or 32-true with the exact Lipschitz term, got 16-mixed, in which its "
+                "second derivatives round to zero; change precision, or set defence.lipschitz.mode="
+                "finite_difference"
             )
         return self
 

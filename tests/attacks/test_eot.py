@@ -103,6 +103,9 @@ def test_settings_travel_as_plain_data() -> None:
         build_attack({"kind": "eot", "attack": {"kind": "pdg"}})
     with pytest.raises(ConfigError, match="channels"):
         build_attack({"kind": "eot", "channels": []})
+    for kind in ("eot", "transfer", "unet", "universal", "video-aggregate"):
+        with pytest.raises(ConfigError, match=f"asks the detector.*got {kind}"):
+            build_attack({"kind": "eot", "attack": {"kind": kind}})
 
 
 def test_a_mutant_without_channels_dies(trained: Detector) -> None:

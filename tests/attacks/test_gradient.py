@@ -8,7 +8,7 @@ import torchattacks
 
 from dfcore.attacks import BIM, FGSM, MIFGSM, PGD, TwoLogits, build_attack, margin
 from dfcore.errors import ConfigError, ShapeError
-from dfcore.models import Detector
+from dfcore.models import Detector, crafting_mode
 from tests.attacks.conftest import faces
 from tests.attacks.properties import attacked, batch
 from tests.tolerances import TOLERANCE
@@ -19,12 +19,16 @@ from tests.tolerances import TOLERANCE
     [
         (FGSM(epsilon=4 / 255), lambda model: torchattacks.FGSM(model, eps=4 / 255)),
         (
+            MIFGSM(epsilon=4 / 255, step_size=1 / 255, steps=6, decay=0.9, keep_best=False),
+            lambda model: torchattacks.MIFGSM(model, eps=4 / 255, alpha=1 / 255, steps=6, decay=0.9),
+        ),
+        (
             PGD(epsilon=4 / 255, step_size=1 / 255, steps=6, random_start=False, keep_best=False),
             lambda model: torchattacks.PGD(model, eps=4 / 255, alpha=1 / 255, steps=6, random_start=False),
         ),
     ],
 )
-def test_agrees_with_torchattacks(ours: FGSM | PGD, theirs: object, detector: Detector) -> None:
+def test_agrees_with_torchattacks(ours: FGSM | MIFGSM | PGD, theirs: object, detector: Detector) -> None:
     images, labels = batch(3)
     reference = theirs(TwoLogits(detector, 0.5).eval())(images, labels)  # type: ignore[operator]  # ships no types
     found = attacked(ours, detector, images, labels)
@@ -99,6 +103,60 @@ def test_momentum_with_decay_zero_is_bim(detector: Detector) -> None:
     assert torch.equal(*found)
 
 
+def as_published(
+    detector: Detector, images: torch.Tensor, labels: torch.Tensor, decay: float
+) -> torch.Tensor:
+    """Algorithm 1 of arXiv:1710.06081, three steps of 2/255 written out, on the margin."""
+    current, momentum = images, torch.zeros_like(images)
+    for _ in range(3):
+        pixels = current.detach().requires_grad_()
+        with crafting_mode(detector):
+            (slope,) = torch.autograd.grad(margin(detector, pixels, labels, 0.5).sum(), pixels)
+        size = torch.stack([each.abs().mean() for each in slope]).view(-1, 1, 1, 1)
+        momentum = decay * momentum + slope / size
+        moved = current + 2 / 255 * momentum.sign()
+        current = torch.minimum(torch.maximum(moved, images - 4 / 255), images + 4 / 255).clamp(0, 1)
+    return current
+
+
+def test_momentum_is_that_of_the_publication(trained: Detector) -> None:
+    images, labels = faces(46, 12)
+    attack = MIFGSM(epsilon=4 / 255, step_size=2 / 255, steps=3, keep_best=False)
+    found = attack(trained, images, labels)
+
+    def same(expected: torch.Tensor) -> float:
+        return float(((found - expected).abs() < 1e-6).float().mean())
+
+    assert same(as_published(trained, images, labels, attack.decay)) > 0.999
+    assert same(as_published(trained, images, labels, 0.0)) < 0.99, (
+        "this detector can't tell momentum from none"
+    )
+
+
+class Faint(torch.nn.Module):
+    """Its logit moves by 1e-8 a pixel in two steps of 1e-4, which float16 has, but not their product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1, bias=False) for _ in range(2)))
+        for layer in self.body:
+            torch.nn.init.constant_(layer.weight, 1e-4)  # type: ignore[arg-type]  # a layer has a weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.body(images).float().sum((1, 2, 3))
+
+
+def test_float16_does_not_round_the_gradient_to_zero() -> None:
+    images, labels = torch.full((2, 3, 4, 4), 0.5), torch.tensor([0, 1])
+    attack = FGSM(epsilon=4 / 255)
+    _, expected = attack.gradient(Faint(), images, labels, 0.5)
+    with torch.autocast("cpu", torch.float16):
+        _, slope = attack.gradient(Faint(), images, labels, 0.5)
+        found = attack(Faint(), images, labels)
+    torch.testing.assert_close(slope, expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(found, images + 4 / 255 * expected.sign())
+
+
 def test_iterating_beats_one_step(trained: Detector) -> None:
     images, labels = faces(40, 24)
     settings = {"epsilon": 5 / 255, "step_size": 1 / 255, "steps": 15}
@@ -142,6 +200,33 @@ def test_bad_input_is_refused(detector: Detector) -> None:
     for threshold in (0.0, 1.0):
         with pytest.raises(ConfigError, match="threshold"):
             FGSM()(detector, images, labels, threshold=threshold)
+    with pytest.raises(ShapeError, match=r"logits \(8,\), one for each image, got \(8, 1\)"):
+        FGSM()(torch.nn.Sequential(detector, torch.nn.Unflatten(0, (-1, 1))), images, labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"restarts": 3, "random_start": False}, "the same"),
+        ({"restarts": 3, "keep_best": False}, "with 3 restarts"),
+        ({"until_fooled": True, "keep_best": False}, "keep_best with until_fooled"),
+        ({"norm": "l2", "step_size": 0.1}, "expected epsilon in units of norm l2"),
+        ({"norm": "l2", "epsilon": 1}, "expected step_size in units of norm l2"),
+        ({"epsilon": 1}, "write 1/255 or 255/255"),
+    ],
+)
+def test_settings_that_would_flatter_the_detector_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_attack({"kind": "pgd", **settings})
+
+
+def test_a_norm_with_sizes_of_its_own_is_taken() -> None:
+    assert (
+        build_attack({"kind": "pgd", "norm": "l2", "epsilon": 1, "step_size": 0.2}).threat_model.epsilon == 1
+    )
+    assert build_attack({"kind": "pgd-l2"}).threat_model.norm == "l2"
 
 
 def test_build_attack() -> None:

@@ -41,6 +41,7 @@ from tests.attacks.properties import (
 )
 from tests.attacks.test_apgd import Ridge, Waves, as_published, tiny_batch
 from tests.attacks.test_fab import Linear, exact, points
+from tests.attacks.test_gradient import as_published as momentum_as_published
 
 Check = Callable[[Any, Any, torch.Tensor, torch.Tensor], None]
 
@@ -107,6 +108,13 @@ def check_restarts(attack: Any, detector: Detector, images: torch.Tensor, labels
     )
     assert bool((worst >= first - 1e-6).all())
     assert worst.mean() > first.mean()
+
+
+def check_momentum(attack: Any, detector: Detector, images: torch.Tensor, labels: torch.Tensor) -> None:
+    images, labels = faces(46, 12)
+    expected = momentum_as_published(detector, images, labels, attack.decay)
+    agreed = (attacked(attack, detector, images, labels) - expected).abs() < 1e-6
+    assert float(agreed.float().mean()) > 0.999
 
 
 def check_published(attack: Any, detector: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -185,6 +193,7 @@ SOUND: dict[str, Any] = {
     "fgsm": FGSM(**BUDGET),
     "bim": BIM(**STEPS),
     "mi-fgsm": MIFGSM(**STEPS),
+    "mi-fgsm_last": MIFGSM(epsilon=4 / 255, step_size=2 / 255, steps=3, decay=0.9, keep_best=False),
     "pgd": PGD(**STEPS),
     "pgd_last": PGD(**STEPS, keep_best=False),
     "pgd_far": PGD(epsilon=5 / 255, step_size=5 / 255, steps=3),
@@ -214,6 +223,10 @@ MUTANTS: list[tuple[str, str, Any, Check]] = [
     # momentum adds gradients of mean size one, so that a lost sign shows as a step far too large only
     *((kind, "step", _no_sign, check_harm_at_any_scale)
       for kind in ("fgsm", *ITERATIVE) if kind != "mi-fgsm"),
+    ("mi-fgsm_last", "accumulate", lambda self, velocity, slope: slope, check_momentum),
+    ("mi-fgsm_last", "accumulate",
+     lambda self, velocity, slope: slope if velocity is None else self.decay * velocity + slope,
+     check_momentum),
     *((kind, "gradient", _uphill_is_downhill, check_harm) for kind in ("fgsm", *ITERATIVE, "fab", "cw-l2")),
     # which start, which step, which part counts
     *((kind, "keep", broken, check_harm) for kind in ("pgd", "apgd", "fab", "cw-l2", "autoattack-binary")
@@ -250,7 +263,7 @@ MUTANTS: list[tuple[str, str, Any, Check]] = [
     *((kind, "project", _no_projection, check_ball) for kind in ("video-consistent", "video-aggregate")),
     *((kind, "clamp", _no_clamp, check_box) for kind in ("video-consistent", "video-aggregate")),
 ]  # fmt: skip
-TRAINED = (check_restarts, check_search, check_videos)
+TRAINED = (check_momentum, check_restarts, check_search, check_videos)
 
 
 def mutate(sound: Any, hook: str, broken: Any) -> Any:

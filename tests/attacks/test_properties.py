@@ -24,6 +24,7 @@ from dfcore.attacks import (
     Attack,
     AutoAttackBinary,
     ConsistentVideo,
+    Flow,
     FreeVideo,
     NormAttack,
     RandomNoise,
@@ -251,7 +252,10 @@ class Waits(TorchDispatchMode):
             index is not None and index.dtype == torch.bool
             for indices in args if isinstance(indices, list | tuple) for index in indices
         )  # fmt: skip
-        waits = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten._unique")
+        waits = (
+            "aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten._unique",
+            "aten.bincount",
+        )  # fmt: skip
         self.count += masked or name.startswith(waits)
         return function(*args, **(kwargs or {}))
 
@@ -261,6 +265,7 @@ def test_the_counter_sees_what_waits() -> None:
     for wait in (
         lambda: values.max().item(), lambda: bool(values[0] > 0), lambda: values[values > 1],
         lambda: values.nonzero(), lambda: torch.equal(values, values),
+        lambda: torch.bincount(values.long()),
     ):  # fmt: skip
         with Waits() as waits:
             wait()
@@ -278,6 +283,7 @@ def test_the_counter_sees_what_waits() -> None:
         (CWL2(steps=3, searches=2), 0),
         (Square(queries=30), 0),
         (RandomNoise(), 0),
+        (Flow(steps=3), 0),
         (PGD(steps=4, restarts=3, until_fooled=True), 3),  # one for each restart
         (APGD(steps=4, restarts=3, until_fooled=True), 3),
         (FAB(steps=4, restarts=3, until_fooled=True), 3),
@@ -290,6 +296,20 @@ def test_never_waits_for_the_device_within_a_search(attack: Attack, allowed: int
     with Waits() as waits:
         attack.craft(detector, images, labels, generator=torch.Generator().manual_seed(0))
     assert waits.count <= allowed
+
+
+@pytest.mark.parametrize("attack", [FreeVideo(restarts=2), ConsistentVideo(keyframes=2)], ids=name)
+def test_more_steps_on_videos_wait_no_more(attack: VideoAttack, detector: Detector) -> None:
+    images, _ = batch(5, 4)
+    counts = []
+    for steps in (1, 4):
+        with Waits() as waits:
+            attack.model_copy(update={"steps": steps})(
+                detector, images, torch.tensor([0, 0, 1, 1]), video_ids=["a", "a", "b", "b"],
+                generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
 
 
 def test_the_example_of_the_guide_runs() -> None:

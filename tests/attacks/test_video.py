@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from dfcore.attacks import PGD, ConsistentVideo, FreeVideo, VideoAttack, margin
+from dfcore.attacks.video import aggregate
 from dfcore.errors import ConfigError, ShapeError
 from dfcore.models import Detector
 from tests.attacks.conftest import faces
@@ -20,9 +22,11 @@ def videos(seed: int, count: int = 4, frames: int = 4) -> tuple[torch.Tensor, to
     return images, labels.repeat(frames), [f"video{row % count}" for row in range(count * frames)]
 
 
-def aggregate(detector: Detector, images: torch.Tensor, labels: torch.Tensor, count: int = 4) -> torch.Tensor:
+def harm(detector: Detector, images: torch.Tensor, labels: torch.Tensor, count: int = 4) -> torch.Tensor:
+    """How far each video's mean score is on the wrong side, as log odds (V,)."""
     with torch.no_grad():
-        return margin(detector, images, labels, 0.5).view(-1, count).mean(0)
+        scores = torch.sigmoid(detector(images).double()).view(-1, count).mean(0)
+    return (1 - 2 * labels[:count]) * torch.logit(scores)
 
 
 def run(
@@ -52,13 +56,13 @@ def test_keyframes_move_the_change_smoothly(trained: Detector) -> None:
 
 def test_more_freedom_never_helps_the_detector(trained: Detector) -> None:
     batch = videos(122, count=4, frames=4)
-    clean = aggregate(trained, batch[0], batch[1])
-    one = aggregate(trained, run(ConsistentVideo(**SETTINGS), trained, batch), batch[1])
-    free = aggregate(trained, run(FreeVideo(**SETTINGS), trained, batch), batch[1])
+    clean = harm(trained, batch[0], batch[1])
+    one = harm(trained, run(ConsistentVideo(**SETTINGS), trained, batch), batch[1])
+    free = harm(trained, run(FreeVideo(**SETTINGS), trained, batch), batch[1])
     assert bool((one > clean + 1).all())
     assert free.mean() > one.mean()
     often = FreeVideo(**SETTINGS, restarts=3)
-    assert bool((aggregate(trained, run(often, trained, batch), batch[1]) >= free - 1e-5).all())
+    assert bool((harm(trained, run(often, trained, batch), batch[1]) >= free - 1e-5).all())
 
 
 def test_the_aggregate_is_what_counts(trained: Detector) -> None:
@@ -67,7 +71,7 @@ def test_the_aggregate_is_what_counts(trained: Detector) -> None:
     images, labels, _ = batch
     free = run(FreeVideo(**SETTINGS), trained, batch)
     by_frame = PGD(**SETTINGS)(trained, images, labels, generator=torch.Generator().manual_seed(0))
-    difference = aggregate(trained, free, labels) - aggregate(trained, by_frame, labels)
+    difference = harm(trained, free, labels) - harm(trained, by_frame, labels)
     assert float(difference.abs().max()) < 0.1
     alone = torch.stack([
         run(FreeVideo(**SETTINGS), trained, (images[row : row + 1], labels[row : row + 1], ["x"]))[0]
@@ -76,6 +80,39 @@ def test_the_aggregate_is_what_counts(trained: Detector) -> None:
     with torch.no_grad():
         gap = margin(trained, alone, labels[:2], 0.5) - margin(trained, by_frame[:2], labels[:2], 0.5)
     assert float(gap.abs().max()) < 0.1
+
+
+def test_the_aggregate_is_the_log_odds_of_the_mean_score() -> None:
+    outside = torch.full((5, 2), -torch.inf)
+    outside[[0, 2, 4], 0] = outside[[1, 3], 1] = 0
+    logits = torch.tensor([-10.0, 0.3, 1.0, -0.7, 1.0], requires_grad=True)
+    found, counts = aggregate(logits, outside)
+    scores = torch.sigmoid(logits.double())
+    expected = torch.stack([scores[[0, 2, 4]].mean(), scores[[1, 3]].mean()]).logit()
+    torch.testing.assert_close(found.double(), expected)
+    (slope,) = torch.autograd.grad(expected.sum(), logits)
+    torch.testing.assert_close(counts, slope)
+    # where every score rounds to 1 the aggregate still says how far
+    far, counts = aggregate(torch.tensor([40.0, 30.0, 40.0, 30.0, 40.0]), outside)
+    torch.testing.assert_close(far, torch.tensor([40.0, 30.0]))
+    assert bool((counts > 0).all())
+
+
+class Divided(nn.Module):
+    """Brightness moves the first frame, taken for real already, further down; the others it moves up."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = (images - 0.5).mean((1, 2, 3)) * 255
+        return torch.where(torch.arange(len(images)) == 0, -6 - 2 * level, 1 + 0.5 * level)
+
+
+def test_a_frame_that_is_won_already_does_not_make_up_for_the_others() -> None:
+    """By the mean logit one change for all frames would go where the first falls furthest."""
+    images, labels = torch.full((4, 3, 8, 8), 0.5), torch.ones(4, dtype=torch.long)
+    attack = ConsistentVideo(epsilon=6 / 255, step_size=0.5 / 255, steps=12)
+    found = attack(Divided(), images, labels, video_ids=["one"] * 4)
+    assert float(torch.sigmoid(Divided()(images)).mean()) > 0.5
+    assert float(torch.sigmoid(Divided()(found)).mean()) < 0.45
 
 
 def test_ids_may_be_numbers(trained: Detector) -> None:

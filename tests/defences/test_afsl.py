@@ -102,3 +102,12 @@ def test_a_backbone_without_a_linear_end_is_refused(network: type[nn.Module]) ->
     images, labels = toy(0, 4)
     with pytest.raises(ConfigError, match=f"ends in one linear layer, got {network.__name__}"):
         AFSL().loss(detector, images, labels, (images,), state_for(detector))
+
+
+def test_a_detector_that_does_not_fit_is_refused_before_work() -> None:
+    fits = DetectorConfig(backbone="resnet10_narrow", image_size=32)
+    AFSL().check(build_detector(fits))
+    with pytest.raises(ConfigError, match="drop_rate 0 with AFSL, got 0.2"):
+        AFSL().check(build_detector(fits.model_copy(update={"drop_rate": 0.2})))
+    with pytest.raises(ConfigError, match="ends in one linear layer"):
+        AFSL().check(fresh(NoHead))

@@ -126,6 +126,8 @@ def test_what_is_no_chain_is_refused() -> None:
     detector = build_detector(DetectorConfig(backbone="vit_tiny_patch16_224", image_size=32))
     images = torch.rand((2, 3, 32, 32))
     with pytest.raises(ConfigError, match="chain of blocks, got vit_tiny"):
+        GradientRegularisation().check(detector)
+    with pytest.raises(ConfigError, match="chain of blocks, got vit_tiny"):
         GradientRegularisation().loss(detector, images, torch.tensor([0, 1]), (), state_for(detector))
 
 

@@ -125,7 +125,10 @@ def test_two_steps_of_training(images: Images, train: str, tmp_path: Path) -> No
     open_to_all(tmp_path / "data")
     (tmp_path / "out").mkdir()
     open_to_all(tmp_path / "out", 0o777)
-    settings = ("model.image_size=32", "data.batch_size=18", "optimiser.epochs=1", "validation.crops=16")
+    settings = (
+        "model.image_size=32", "data.batch_size=18", "optimiser.epochs=1", "optimiser.warmup_epochs=0",
+        "validation.crops=16",
+    )  # fmt: skip
     done = images.run(
         train, "rampart", "train", "--recipe", "demo_baseline", "--data", "/data/crops", "--device", "cpu",
         "--out", "/out/model", "--json", *(part for value in settings for part in ("--set", value)),

@@ -24,6 +24,7 @@ require_valid_guards: false
 """
 _TINY = [
     "optimiser.epochs=1",
+    "optimiser.warmup_epochs=0",
     "model.backbone=resnet10t",
     "model.image_size=64",
     "data.max_train_crops=16",
@@ -45,7 +46,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "baseline_recipe": "demo_baseline",
         "robust_recipe": "demo_robust",
         "baseline_overrides": _TINY,
-        "robust_overrides": _TINY,
+        "robust_overrides": [*_TINY, "defence.warmup_epochs=0"],
         "frames_per_video": 1,
         "policy": str(policy),
         "suite": "quick",

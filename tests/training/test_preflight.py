@@ -30,7 +30,7 @@ def test_a_small_run_is_not_measured(robust: Recipe, store: CropStore) -> None:
 
 
 def test_training_is_the_same_after_it(robust: Recipe, store: CropStore, tmp_path: Path) -> None:
-    recipe = robust.override(["optimiser.epochs=1"])
+    recipe = robust.override(["optimiser.epochs=1", "defence.warmup_epochs=0.5"])
     alone = train(recipe, store, tmp_path / "alone", device="cpu")
     preflight(recipe, store, device="cpu", always=True)
     after = train(recipe, store, tmp_path / "after", device="cpu")
