@@ -107,7 +107,7 @@ def test_a_backbone_without_a_linear_end_is_refused(network: type[nn.Module]) ->
 def test_a_detector_that_does_not_fit_is_refused_before_work() -> None:
     fits = DetectorConfig(backbone="resnet10_narrow", image_size=32)
     AFSL().check(build_detector(fits))
-    with pytest.raises(ConfigError, match="drop_rate 0 with AFSL, got 0.2"):
+    with pytest.raises(ConfigError, match=r"drop_rate 0 with AFSL, got 0\.2"):
         AFSL().check(build_detector(fits.model_copy(update={"drop_rate": 0.2})))
     with pytest.raises(ConfigError, match="ends in one linear layer"):
         AFSL().check(fresh(NoHead))
