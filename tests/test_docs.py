@@ -1,12 +1,19 @@
-"""What the pages say exists: commands with these options, values that chart and pipelines take, links."""
+"""What the pages say exists: commands with these options, values of chart and pipelines, links, names.
+
+Their examples run.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -17,6 +24,12 @@ from pipelines.platform import load_platform
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _COMMAND = re.compile(r"^ {4,}(?:\w+=\S+ )*(rampart .*)$", re.MULTILINE)
+# not a part of a path or of a longer name, and no file (serving.md) or domain (serving.kserve.io)
+_NAME = re.compile(
+    r"(?<![\w./-])(?:dfcore|serving|rollout|benchmarks)(?:\.(?!(?:md|json|yaml|io|NAME)\b)\w+)+(?![\w-]*\.io)"
+)
+_ELSEWHERE = {"adding-a-defence", "adding-an-attack", "explanations"}  # run beside what they explain
+_EXAMPLES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 _ENDS = re.compile(r"\s(?:[|&#]|…)|;")  # of a command in a line, or of what a page leaves out
 
 
@@ -61,6 +74,43 @@ def test_the_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_names_exist(page: Path) -> None:
+    """A dotted name is a module, something in one, or a value of the chart."""
+    schema = json.loads((ROOT / "charts" / "rampart" / "values.schema.json").read_text(encoding="utf-8"))
+    for name in _NAME.findall(page.read_text(encoding="utf-8")):
+        assert _is_value(schema, schema, name.split(".")) or _is_module(name.split(".")), name
+
+
+def _is_value(schema: Any, node: Any, parts: list[str]) -> bool:
+    if not parts:
+        return True
+    if "$ref" in node:
+        node = reduce(lambda found, key: found[key], node["$ref"].removeprefix("#/").split("/"), schema)
+    if parts[0] in node.get("properties", {}):
+        return _is_value(schema, node["properties"][parts[0]], parts[1:])
+    # free keys, as a pod's resources have them
+    return node.get("additionalProperties", False) is not False
+
+
+def _is_module(parts: list[str]) -> bool:
+    with suppress(ModuleNotFoundError):  # what holds it is no package
+        if importlib.util.find_spec(".".join(parts)) is not None:
+            return True
+    with suppress(ModuleNotFoundError):
+        return hasattr(importlib.import_module(".".join(parts[:-1])), parts[-1])
+    return False
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in _EXAMPLES if page.stem not in _ELSEWHERE], ids=lambda page: page.name
+)
+def test_the_examples_run(page: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own text
 
 
 def test_every_page_is_in_the_readme() -> None:
