@@ -36,7 +36,7 @@ test: setup  ## all tests, with what was skipped named at the end
 charts: setup  ## the chart: unit tests, schemas, alerts, dashboards (tools: tests/cluster/install.sh)
 	$(BIN)/pytest tests/charts
 
-# What takes no arguments; attack_scores, defences and demo_seeds want a detector or a folder of their own.
+# What takes no arguments; attack_scores, deep_image_prior, defences and demo_seeds want a detector or a folder.
 BENCHMARKS := adversarial_training blur_flow_cost decode evaluation faces folding loader pgd_crafting \
   prepare_again prepare_scale serving serving_engine serving_soak
 
