@@ -19,6 +19,7 @@ import jsonschema
 import pytest
 import yaml
 
+from dfcore.attacks import ATTACKS
 from pipelines.platform import load_platform
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +112,21 @@ def test_the_examples_run(page: Path) -> None:
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own text
+
+
+def test_every_attack_has_its_line_or_section() -> None:
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    found = re.findall(r"^(?:\| |#.*\()`([\w-]+)`(?: \||\)$)", text, re.MULTILINE)
+    assert set(ATTACKS) <= set(found)
+
+
+def test_the_costs_of_blur_and_flow_are_the_record() -> None:
+    record = ROOT / "benchmarks" / "results" / "blur_flow_cost.json"
+    detectors = json.loads(record.read_text(encoding="utf-8"))["detectors"]
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    found = re.findall(r"([\d.]+) pairs a step \((?:folded: )?([\d.]+)", text)
+    plain, folded = detectors["plain"]["pairs"], detectors["folded"]["pairs"]
+    assert found == [(f"{plain[kind]:.2f}", f"{folded[kind]:.2f}") for kind in ("blur", "flow")]
 
 
 def test_every_page_is_in_the_readme() -> None:
