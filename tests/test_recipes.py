@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dfcore.attacks import APGD, FGSM, PGD, Player
-from dfcore.defences import AnyDefence, TrainingState
+from dfcore.defences import TRADES, AnyDefence, TrainingState
 from dfcore.defences.inner_attack import InnerAttack
 from dfcore.errors import ConfigError
 from dfcore.models import build_detector, detector_cost, fold_batch_norm
@@ -40,6 +40,14 @@ def test_settings_are_overridden_and_typos_found() -> None:
         recipe.override(["defence.epsilom=1/255"])
     with pytest.raises(ConfigError, match="did you mean 'demo_robust'"):
         get_recipe("demo_robsut")
+
+
+def test_a_defence_is_replaced_whole() -> None:
+    """As docs/adding-a-defence.md has it: another kind does not take the settings of the one before."""
+    recipe = get_recipe("pgd_at_efficientnet_b0").override(["defence={kind: trades, epsilon: 2/255}"])
+    assert recipe.defence == TRADES(epsilon=2 / 255)
+    with pytest.raises(ConfigError, match="clean_weight"):
+        get_recipe("pgd_at_efficientnet_b0").override(["defence.kind=trades"])
 
 
 def test_every_recipe_has_its_line_in_the_docs() -> None:
