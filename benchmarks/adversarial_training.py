@@ -42,7 +42,7 @@ from dfcore.training.compiling import compile_twin
 from dfcore.training.guard import Guard
 from dfcore.training.memory import peak_memory, reset_peak, used_memory
 from dfcore.training.processes import join
-from dfcore.training.run import Run
+from dfcore.training.run import Identity, Run
 from dfcore.training.schedule import build_optimiser
 from dfcore.training.step import take_step
 
@@ -120,7 +120,7 @@ def ours(name: str, setting: Setting, batch: Any, *, precision: Precision, compi
         recipe=recipe, fabric=fabric, detector=detector, optimiser=optimiser,
         scaler=torch.amp.GradScaler(device.type, enabled=False), average=None, twin=fold_batch_norm(detector),
         players={name: Player(attack, device) for name, attack in defence.attackers().items()},
-        training=epoch, validation=epoch, out=Path(tempfile.gettempdir()), identity="",
+        training=epoch, validation=epoch, out=Path(tempfile.gettempdir()), identity=Identity("", {}),
         guard=Guard(recipe, Path(tempfile.gettempdir()), lagged=device.type == "cuda"),
         skips=torch.zeros((), device=device),
     )  # fmt: skip

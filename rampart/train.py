@@ -28,6 +28,7 @@ def train(  # noqa: PLR0913  # each argument is one option
     as_json: Json = False,
 ) -> None:
     """Train a detector by a recipe."""
+    from components.checkpoints import CHECKPOINT
     from components.progress import say, training
     from dfcore.data import CropStore
     from dfcore.errors import ConfigError
@@ -35,10 +36,13 @@ def train(  # noqa: PLR0913  # each argument is one option
     from dfcore.recipes import get_recipe
     from dfcore.training import preflight, train
 
-    if (out / CARD_FILE).exists() and not (resume or dry_run):
-        raise ConfigError(
-            f"expected {out} to be new, got a folder with a trained detector; choose another or give --resume"
-        )
+    if not (resume or dry_run):
+        for name, what in ((CARD_FILE, "a trained detector"), (CHECKPOINT, "an interrupted run")):
+            if (out / name).exists():
+                raise ConfigError(
+                    f"expected {out} to be new, got a folder with {what}; choose another, or give "
+                    "--resume to go on"
+                )
     first = os.environ.get("RANK", "0") == "0"  # torchrun's
     settings = get_recipe(recipe).override(assignments or [])
     store = CropStore.open(data)

@@ -17,11 +17,11 @@ from dfcore.training.compiling import compile_twin, worth_compiling
 from dfcore.training.epoch import finish_epoch, train_epoch
 from dfcore.training.logs import Logs
 from dfcore.training.memory import memory_errors
-from dfcore.training.output import CHECKPOINT_FILE, is_finished, write_output
+from dfcore.training.output import CHECKPOINT_FILE, write_output
 from dfcore.training.processes import Device, joined
 from dfcore.training.progress import Progress, Record, TrainingProgress
 from dfcore.training.recipe import Recipe
-from dfcore.training.resume import restore_run, save_run
+from dfcore.training.resume import is_finished, restore_run, save_run
 from dfcore.training.run import Run, identity_of, prepare, summary
 from dfcore.training.stopping import standing, why_stop
 
@@ -55,7 +55,7 @@ def train(
         progress: called after each step and each epoch, in the first process.
         initial: the detector to start from, where the recipe asks for one.
         device: "auto" takes a GPU where there is one.
-        resume: go on from the checkpoint in `out`; a finished run is left as it is.
+        resume: go on from the checkpoint in `out`; a finished run is left as it is, and another's is refused.
 
     Returns:
         `out`.
@@ -67,7 +67,7 @@ def train(
     """
     keep_freed_memory()
     with joined(device, recipe) as fabric:
-        if fabric.broadcast(resume and is_finished(out, identity_of(recipe, store))):
+        if fabric.broadcast(resume and is_finished(out, identity_of(recipe, store, initial))):
             return out
         out.mkdir(parents=True, exist_ok=True)
         with memory_errors(recipe, fabric.device):

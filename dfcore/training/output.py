@@ -17,22 +17,13 @@ from dfcore.provenance import source_commit, versions
 from dfcore.training.calibration import best_threshold, platt
 from dfcore.training.validation import logits_of
 
-__all__ = ["CHECKPOINT_FILE", "TRAINING_FILE", "is_finished", "write_output"]
+__all__ = ["CHECKPOINT_FILE", "TRAINING_FILE", "write_output"]
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 TRAINING_FILE = "training.json"
 
 # whose crops moved the weights, and whose chose among them, set the threshold and the calibration
 _GROUPS = ("training_groups", "validation_groups")
-
-
-def is_finished(out: Path, identity: str) -> bool:
-    """Whether the same run has already been completed in this folder."""
-    try:
-        document = json.loads((out / TRAINING_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False  # not there, or not whole: the work is done again
-    return bool(document.get("identity") == identity)
 
 
 def write_output(

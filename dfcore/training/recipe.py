@@ -198,6 +198,18 @@ class Recipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _starts_once(self) -> Self:
+        if self.initialise_from_baseline and (self.model.pretrained or self.model.weights is not None):
+            given = (
+                "model.pretrained=true" if self.model.pretrained else f"model.weights={self.model.weights}"
+            )
+            raise ValueError(
+                "expected one start: a baseline's weights (initialise_from_baseline=true) or published ones, "
+                f"got both and {given}; remove one"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the result, as JSON: all but where crops lie and how often the run is saved."""
         return self.model_dump(mode="json", exclude={"checkpoint": True, "data": {"residence"}})

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dfcore.errors import ConfigError
 from dfcore.training.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
-from dfcore.training.output import CHECKPOINT_FILE
+from dfcore.training.output import CHECKPOINT_FILE, TRAINING_FILE
 from dfcore.training.processes import gather
 from dfcore.training.randomness import random_states
-from dfcore.training.run import Run
+from dfcore.training.run import Identity, Run
 from dfcore.training.running import Running
 
-__all__ = ["restore_run", "save_run"]
+__all__ = ["is_finished", "restore_run", "save_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ def save_run(run: Run, running: Running | None = None) -> None:
         parts[f"player.{name}.network"] = player.network.state_dict()
         parts[f"player.{name}.optimiser"] = optimiser_tensors(player.optimiser)
     document: dict[str, Any] = {
-        "identity": run.identity,
-        "recipe": run.recipe.identity(),
+        "identity": run.identity.digest,
+        "recipe": run.identity.settings,
         "windowed": run.training.windowed,
         "records": run.records,
         "best_epoch": run.best_epoch,
@@ -62,12 +64,36 @@ def save_run(run: Run, running: Running | None = None) -> None:
         save_checkpoint(run.out / CHECKPOINT_FILE, flat, document)
 
 
+def is_finished(out: Path, identity: Identity) -> bool:
+    """Whether the same run has already been completed in this folder.
+
+    Raises:
+        ConfigError: another one has.
+    """
+    try:
+        document = json.loads((out / TRAINING_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False  # not there, or not whole: the work is done again
+    if document.get("identity") == identity.digest:
+        return True
+    if (out / CHECKPOINT_FILE).is_file():
+        return False  # it was written later, and knows itself whose it is
+    theirs = {**document.get("recipe", {}), "initial_weights": document.get("initial_weights")}
+    # these are no part of an identity
+    theirs.pop("checkpoint", None)
+    theirs.get("data", {}).pop("residence", None)
+    raise ConfigError(
+        f"expected a run of the same recipe and data in {out}, got another's finished detector: "
+        f"{_shown(theirs, identity)}; choose another folder"
+    )
+
+
 def restore_run(run: Run) -> None:
     """Go on from the checkpoint in the run's folder.
 
     Raises:
-        ConfigError: it is of another recipe or other data, or its running epoch was shuffled or shared
-            otherwise.
+        ConfigError: it is of another recipe, other data or other initial weights, or its running epoch was
+            shuffled or shared otherwise.
         WorkFailed: the file is damaged.
     """
     tensors, document = load_checkpoint(run.out / CHECKPOINT_FILE)
@@ -94,12 +120,10 @@ def restore_run(run: Run) -> None:
 
 
 def _check(run: Run, document: dict[str, Any]) -> None:
-    if document["identity"] != run.identity:
-        differing = _differences(document.get("recipe", {}), run.recipe.identity())
-        shown = "; ".join(differing[:_NAMED]) or "other data"
+    if document["identity"] != run.identity.digest:
         raise ConfigError(
-            f"expected a checkpoint of the same recipe and data in {run.out}, got another's: {shown}; "
-            "choose another folder, or start without resume"
+            f"expected a checkpoint of the same recipe and data in {run.out}, got another's: "
+            f"{_shown(document.get('recipe', {}), run.identity)}; choose another folder"
         )
     if document["windowed"] != run.training.windowed:
         wanted = "stream" if document["windowed"] else "memory"
@@ -113,6 +137,10 @@ def _check(run: Run, document: dict[str, Any]) -> None:
             f"expected {processes} processes, as the checkpoint in {run.out} stands in the middle of an "
             f"epoch that they share, got {run.fabric.world_size}; start as many to finish that epoch"
         )
+
+
+def _shown(theirs: dict[str, Any], ours: Identity) -> str:
+    return "; ".join(_differences(theirs, ours.settings)[:_NAMED]) or "other data"
 
 
 def _differences(theirs: Any, ours: Any, place: str = "") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -18,7 +18,7 @@ from dfcore.models import Detector, FoldedDetector, fold_batch_norm
 from dfcore.provenance import digest_json
 from dfcore.training.batches import check_classes, load_split
 from dfcore.training.guard import Guard
-from dfcore.training.initial import starting_point
+from dfcore.training.initial import initial_digest, starting_point
 from dfcore.training.progress import Record
 from dfcore.training.recipe import Recipe
 from dfcore.training.schedule import build_optimiser
@@ -26,9 +26,21 @@ from dfcore.training.schedule import build_optimiser
 if TYPE_CHECKING:
     from dfcore.data import CropStore
 
-__all__ = ["Run", "identity_of", "prepare", "random_seed", "summary"]
+__all__ = ["Identity", "Run", "identity_of", "prepare", "random_seed", "summary"]
 
 _RANK_BITS = 40
+
+
+class Identity(NamedTuple):
+    """All that decides a run's result.
+
+    Attributes:
+        digest: of it all, the data included.
+        settings: the recipe's, and the digest of the weights that it starts from unless they are fresh.
+    """
+
+    digest: str
+    settings: dict[str, Any]
 
 
 @dataclass
@@ -59,7 +71,7 @@ class Run:
     training: CropLoader
     validation: SplitCrops
     out: Path
-    identity: str
+    identity: Identity
     guard: Guard
     skips: torch.Tensor
     compiled: bool = False
@@ -80,9 +92,16 @@ class Run:
         return self.fabric.device
 
 
-def identity_of(recipe: Recipe, store: CropStore) -> str:
-    """Return the digest of all that decides a run's result."""
-    return digest_json({"recipe": recipe.identity(), "data": store.digest})
+def identity_of(recipe: Recipe, store: CropStore, initial: Path | None) -> Identity:
+    """Say what decides a run's result.
+
+    Raises:
+        ConfigError: initial weights and recipe do not fit each other.
+    """
+    settings, weights = recipe.identity(), initial_digest(recipe, initial)
+    if weights is not None:
+        settings["initial_weights"] = weights
+    return Identity(digest_json({"recipe": settings, "data": store.digest}), settings)
 
 
 def random_seed(run: Run, epoch: int) -> int:
@@ -97,6 +116,7 @@ def prepare(recipe: Recipe, store: CropStore, initial: Path | None, fabric: Fabr
         ConfigError: recipe, store, initial weights and number of processes do not fit each other.
         DataError: a split lacks a class.
     """
+    identity = identity_of(recipe, store, initial)
     detector = starting_point(recipe, initial)
     recipe.defence.check(detector)
     data, device = recipe.data, fabric.device
@@ -126,7 +146,7 @@ def prepare(recipe: Recipe, store: CropStore, initial: Path | None, fabric: Fabr
         training=training,
         validation=validation,
         out=out,
-        identity=identity_of(recipe, store),
+        identity=identity,
         guard=Guard(recipe, out, lagged=_skips_by_itself(optimiser), suffix=f"_{rank}" if rank else ""),
         skips=torch.zeros((), device=device),
     )
@@ -157,8 +177,9 @@ def _check_parts(training: CropLoader, recipe: Recipe, world_size: int) -> None:
 def summary(run: Run, store: CropStore, stopped: str | None) -> dict[str, Any]:
     """Return what `training.json` says of a run."""
     return {
-        "identity": run.identity,
+        "identity": run.identity.digest,
         "recipe": run.recipe.model_dump(mode="json"),
+        "initial_weights": run.identity.settings.get("initial_weights"),
         "data_digest": store.digest,
         "preprocessing": store.config.model_dump(mode="json"),
         "training_groups": list(run.training.crops.group_ids),

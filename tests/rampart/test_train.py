@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dfcore.errors import ConfigError
 from rampart.train import train
 from tests.training.conftest import write_store
 
@@ -40,3 +41,13 @@ def test_a_run_says_where_it_stands_and_what_it_found(
     assert "[train] epoch 1/2, step 1/6, loss" in said.err
     assert "[train] epoch 2/2 done: loss" in said.err
     assert json.loads(said.out)["model"] == str(out)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("detector.json", "a trained detector"), ("checkpoint.safetensors", "an interrupted run")],
+)
+def test_what_stands_in_the_folder_is_kept(tmp_path: Path, file: str, what: str) -> None:
+    (tmp_path / file).write_text("hours of work")
+    with pytest.raises(ConfigError, match=f"got a folder with {what}; choose another, or give --resume"):
+        train("demo_baseline", tmp_path / "crops", tmp_path, device="cpu", assignments=SETTINGS)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dfcore.data import CropStore
 from dfcore.errors import ConfigError, DataError, WorkFailed
@@ -77,6 +77,33 @@ def test_adversarial_training_from_a_baseline(
     other = recipe.override(["model.backbone=resnet18"])
     with pytest.raises(ConfigError, match="change the recipe's model"):
         train(other, store, tmp_path / "other", initial=baseline, device="cpu")
+    with pytest.raises(ConfigError, match="give a detector's folder"):
+        train(recipe, store, tmp_path / "none", initial=tmp_path / "nowhere", device="cpu")
+
+
+def test_a_run_goes_on_from_its_own_initial_weights_only(
+    plain: Recipe, robust: Recipe, store: CropStore, tmp_path: Path
+) -> None:
+    first = train(plain.override(["optimiser.epochs=1"]), store, tmp_path / "first", device="cpu")
+    second = shutil.copytree(first, tmp_path / "second")
+    weights = load_file(first / "weights.safetensors")
+    weights["backbone.fc.bias"] += 1
+    save_file(weights, second / "weights.safetensors")
+    recipe = robust.override(["initialise_from_baseline=true", "checkpoint.every_steps=1"])
+
+    def stop(progress: TrainingProgress) -> None:
+        raise Stop
+
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        train(recipe, store, out, initial=first, progress=stop, device="cpu")
+    another = r"got another's: initial_weights '\w{64}', now '\w{64}'; choose another folder"
+    with pytest.raises(ConfigError, match=another):
+        train(recipe, store, out, initial=second, device="cpu", resume=True)
+    train(recipe, store, out, initial=first, device="cpu", resume=True)
+    with pytest.raises(ConfigError, match=r"finished detector: initial_weights '\w{64}', now"):
+        train(recipe, store, out, initial=second, device="cpu", resume=True)
+    train(recipe, store, out, initial=first, progress=stop, device="cpu", resume=True)
 
 
 class Stop(Exception):
@@ -106,6 +133,12 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
     again: list[TrainingProgress] = []
     train(robust, store, tmp_path / "cut", progress=again.append, device="cpu", resume=True)
     assert again == [], "a finished run was done again"
+    with pytest.raises(ConfigError, match=r"finished detector: model.backbone .*; seed 0, now 5; choose"):
+        train(other, store, tmp_path / "cut", device="cpu", resume=True)
+    same_weights(whole, cut)
+    elsewhere = robust.override(["data.residence=stream", "checkpoint.every_steps=null"])
+    train(elsewhere, store, tmp_path / "cut", progress=again.append, device="cpu", resume=True)
+    assert again == [], "how often a run was saved made it another one"
     (tmp_path / "cut" / "training.json").unlink()
     (tmp_path / "cut" / "checkpoint.safetensors").write_bytes(b"damaged")
     with pytest.raises(WorkFailed, match="delete it"):
@@ -228,13 +261,17 @@ def test_wrong_data_is_refused(
         train(plain.override(["model.image_size=64"]), store, tmp_path / "out", device="cpu")
 
 
-def test_ignored_initial_weights_are_mentioned(
-    plain: Recipe, store: CropStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_initial_weights_that_nobody_asked_for_are_refused(
+    plain: Recipe, store: CropStore, tmp_path: Path
 ) -> None:
+    with pytest.raises(ConfigError, match=r"expected no initial weights .* initialise_from_baseline=true"):
+        train(plain, store, tmp_path / "out", initial=tmp_path, device="cpu")
+
+
+def test_trains_on_few_crops_in_half_precision(plain: Recipe, store: CropStore, tmp_path: Path) -> None:
     recipe = plain.override(["optimiser.epochs=1", "data.max_train_crops=14", "precision=bf16-mixed"])
-    with caplog.at_level(logging.WARNING):
-        train(recipe, store, tmp_path / "out", initial=tmp_path, device="cpu")
-    assert "initial weights ignored" in caplog.text
+    (loss,) = losses(train(recipe, store, tmp_path / "out", device="cpu"))
+    assert np.isfinite(loss)
 
 
 def test_an_early_stop_keeps_the_best_weights_and_says_so(

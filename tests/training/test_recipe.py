@@ -18,6 +18,8 @@ from dfcore.training import Recipe, train
         (["weight_perturbation={warmup_epochs: 3}"], "or it never begins"),
         (["optimiser.warmup_epochs=3"], "optimiser.warmup_epochs below optimiser.epochs"),
         (["defence={kind: trades, warmup_epochs: 4}"], "the full size is never reached, got 4 and 3"),
+        (["initialise_from_baseline=true", "model.pretrained=true"], "expected one start"),
+        (["initialise_from_baseline=true", "model.weights=x.safetensors"], "both and model.weights=x"),
         (["optimiser.schedule=steps"], "decay_every_epochs with schedule=steps"),
         (["optimiser.decay_every_epochs=5"], "set both or neither"),
         (["defence={kind: dual_game}", "precision=16-mixed"], "round to zero"),
