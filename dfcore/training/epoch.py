@@ -22,7 +22,7 @@ from dfcore.training.run import Run, random_seed
 from dfcore.training.running import Running
 from dfcore.training.schedule import learning_rate
 from dfcore.training.step import take_step
-from dfcore.training.validation import balanced_slice, validate
+from dfcore.training.validation import attack_batch, balanced_slice, validate
 
 __all__ = ["finish_epoch", "train_epoch"]
 
@@ -118,8 +118,9 @@ def finish_epoch(run: Run, epoch: int, figures: Record) -> Record:
     if run.fabric.is_global_zero:
         run.twin.refresh(run.measured)
         chosen = balanced_slice(run.validation, recipe.validation.crops, recipe.seed)
+        attack, size = recipe.validation.attack(), attack_batch(recipe.optimiser.accumulate)
         with uncompiled() if run.compiled else nullcontext():
-            measured = validate(run.twin, run.validation, recipe.validation.attack(), chosen, recipe.seed)
+            measured = validate(run.twin, run.validation, attack, chosen, recipe.seed, size)
     measured = run.fabric.broadcast(measured)
     assert measured is not None
     seconds = figures["seconds"] + time.perf_counter() - started

@@ -30,6 +30,7 @@ from dfcore.training.randomness import seeded
 from dfcore.training.recipe import Recipe
 from dfcore.training.run import Run, prepare
 from dfcore.training.step import take_step
+from dfcore.training.validation import attack_batch
 
 if TYPE_CHECKING:
     from dfcore.data import CropStore
@@ -38,8 +39,6 @@ __all__ = ["Preflight", "preflight"]
 
 # Pixels trained on in a whole run below which looking ahead costs more than it can save.
 _SMALL = 2e8
-# Crops whose attack is timed for the length of a validation.
-_PROBE = 16
 # A first step of a shape also chooses kernels; where a step is short, a second one is timed.
 _SHORT_SECONDS = 5.0
 
@@ -95,7 +94,7 @@ def preflight(
 
     Args:
         recipe: to be trained.
-        store: its crops; only those of one batch are read.
+        store: its crops; only those of one batch and of one of the validation's are read.
         initial: the detector to start from, where the recipe asks for one.
         device: as for `train`.
         always: measure small runs too, for which it takes longer than it can save.
@@ -120,7 +119,10 @@ def preflight(
             run = prepare(recipe.model_copy(update={"data": data}), store, initial, fabric, folder)
             resident = _resident_bytes(recipe, run, here)
             peak, limit, step_seconds = _measure(run, resident, here)
+            reset_peak(fabric.device)
             validation_seconds = _time_validation(run)
+            peak = max(peak, peak_memory(fabric.device) + resident)
+            _require(peak, limit, run)
     finally:
         with suppress(OSError):
             folder.rmdir()  # it stays where it holds a batch whose loss is not finite
@@ -200,20 +202,24 @@ def _step(run: Run, batch: Batch, count: int, number: int) -> float:
 
 
 def _time_validation(run: Run) -> float:
-    """Return the seconds of one validation, by one step of its attack on a few crops."""
+    """Return the seconds of one validation, by one step of its attack on one of its batches."""
     limits = run.recipe.validation
     attack = limits.attack().model_copy(update={"steps": 1, "restarts": 1, "keep_best": False})
-    chosen = torch.arange(min(_PROBE, len(run.validation)))
+    chosen = torch.arange(min(attack_batch(run.recipe.optimiser.accumulate), len(run.validation)))
     images, labels = run.validation.take(chosen), run.validation.labels[chosen].to(run.device)
-    seconds = []
-    for _ in range(2):
+
+    def timed() -> float:
         started = time.perf_counter()
         attack.craft(run.twin, images, labels, generator=torch.Generator(run.device).manual_seed(0))
         _wait(run.device)
-        seconds.append((time.perf_counter() - started) / len(chosen))
+        return time.perf_counter() - started
+
+    seconds = timed()
+    if seconds < _SHORT_SECONDS:
+        seconds = min(seconds, timed())
     attacked = min(limits.crops, len(run.validation))
     # a forward pass is half of a step of the attack
-    return min(seconds) * (len(run.validation) / 2 + attacked * limits.steps * limits.restarts)
+    return seconds / len(chosen) * (len(run.validation) / 2 + attacked * limits.steps * limits.restarts)
 
 
 def _wait(device: torch.device) -> None:

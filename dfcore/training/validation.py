@@ -12,9 +12,14 @@ from dfcore.attacks import PGD
 from dfcore.data.loader import SplitCrops
 from dfcore.models import Detector
 
-__all__ = ["balanced_slice", "logits_of", "validate"]
+__all__ = ["attack_batch", "balanced_slice", "logits_of", "validate"]
 
 _BATCH = 64
+
+
+def attack_batch(accumulate: int) -> int:
+    """Return the crops that are attacked at once: fewer where batches are worked through in parts."""
+    return max(_BATCH // accumulate, 1)
 
 
 def balanced_slice(crops: SplitCrops, size: int, seed: int) -> torch.Tensor:
@@ -40,7 +45,7 @@ def logits_of(detector: Detector, crops: SplitCrops) -> npt.NDArray[np.float64]:
 
 
 def validate(
-    detector: Detector, crops: SplitCrops, attack: PGD, chosen: torch.Tensor, seed: int
+    detector: Detector, crops: SplitCrops, attack: PGD, chosen: torch.Tensor, seed: int, batch_size: int
 ) -> dict[str, float]:
     """Measure clean loss and AUC on all crops, and AUC under attack on the chosen ones.
 
@@ -50,11 +55,12 @@ def validate(
         attack: white-box, on both classes.
         chosen: indices that are attacked.
         seed: of the attack's random start.
+        batch_size: crops that are attacked at once.
     """
     logits = logits_of(detector, crops)
     generator = torch.Generator(crops.device).manual_seed(seed)
     attacked = []
-    parts = torch.split(chosen, _BATCH)
+    parts = torch.split(chosen, batch_size)
     for part, images in zip(parts, crops.feed(parts), strict=True):
         targets = crops.labels[part].to(images.device)
         adversarial = attack.craft(

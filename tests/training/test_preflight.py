@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dfcore.attacks import PGD
 from dfcore.data import CropStore
 from dfcore.errors import ConfigError
 from dfcore.training import Recipe, preflight, train
@@ -46,6 +48,31 @@ def test_a_run_that_will_not_fit_is_refused(
     monkeypatch.setattr(sys.modules[preflight.__module__], "free_memory", lambda _device: free)
     with pytest.raises(ConfigError, match=r"needs about .* GiB; raise optimiser.accumulate .now 1"):
         preflight(plain.override(["data.batch_size=36"]), store, device="cpu", always=True)
+
+
+def test_the_attack_of_validation_has_to_fit_too(
+    plain: Recipe, store: CropStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no part of plain training, and in full precision it may need more."""
+    sizes: list[int] = []
+    craft = PGD.craft
+
+    def watched(attack: PGD, detector: torch.nn.Module, images: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        sizes.append(len(images))
+        return craft(attack, detector, images, *rest, **more)
+
+    monkeypatch.setattr(PGD, "craft", watched)
+    module = sys.modules[preflight.__module__]
+    monkeypatch.setattr(module, "peak_memory", lambda _device: 2**50 if sizes else 2**20)
+    with pytest.raises(ConfigError, match=r"needs about .* GiB; raise optimiser.accumulate"):
+        preflight(plain.override(["optimiser.accumulate=4"]), store, device="cpu", always=True)
+    assert set(sizes) == {16}, "parts of a batch have it attack fewer at once"
+    sizes.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(PGD, "craft", watched)
+    recipe = plain.override(["optimiser.accumulate=6", "optimiser.epochs=1"])
+    train(recipe, store, tmp_path / "out", device="cpu")
+    assert sizes == [10, 6]
 
 
 def test_settings_are_checked_as_for_training(plain: Recipe, store: CropStore) -> None:
