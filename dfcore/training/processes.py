@@ -48,7 +48,8 @@ def join(device: Device, recipe: Recipe, *, alone: bool = False) -> Fabric:
         alone: use the process's own device and meet nobody.
 
     Raises:
-        ConfigError: a GPU is asked for where there is none, or batches can't be shared evenly.
+        ConfigError: a GPU is asked for where there is none, or there are fewer than processes, or batches
+            can't be shared evenly.
     """
     if device == "cuda" and not torch.cuda.is_available():
         built = f"PyTorch {torch.__version__}"
@@ -63,14 +64,19 @@ def join(device: Device, recipe: Recipe, *, alone: bool = False) -> Fabric:
         # said so, as Fabric's own choice is bf16 on a CPU; the run has a scaler of its own
         precision = {"plugins": [MixedPrecision("16-mixed", accelerator)]}
     here, nodes, rank = started_by_torchrun()
-    if here * nodes == 1 or alone:
-        own: list[int] | int = [rank] if accelerator == "cuda" else 1
-        return Fabric(accelerator=accelerator, devices=own, **precision)
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        raise ConfigError(
+            f"expected a GPU for each of {here} processes on this machine, got {torch.cuda.device_count()}; "
+            "lower torchrun's --nproc_per_node, or use --device cpu"
+        )
     if recipe.data.batch_size % (here * nodes * recipe.optimiser.accumulate):
         raise ConfigError(
             f"expected data.batch_size to be a multiple of {here * nodes} processes times optimiser."
             f"accumulate={recipe.optimiser.accumulate}, got {recipe.data.batch_size}; choose another"
         )
+    if here * nodes == 1 or alone:
+        own: list[int] | int = [rank] if accelerator == "cuda" else 1
+        return Fabric(accelerator=accelerator, devices=own, **precision)
     fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy="ddp", **precision)
     fabric.launch()
     return fabric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dfcore.data import CropStore
 from dfcore.errors import ConfigError, WorkFailed
 from dfcore.models import load_detector
 from dfcore.storage import open_store
+from dfcore.training import preflight
 from tests.training.conftest import write_store
 
 _TINY = (
@@ -100,6 +102,30 @@ def test_what_torchrun_or_a_process_says_is_passed_on(
     monkeypatch.setattr("components.training.sys.executable", "/bin/false")
     with pytest.raises(WorkFailed, match="expected torchrun to train, got exit code 1"):
         training.torchrun(wrong, tmp_path, [])
+
+
+def test_the_first_of_several_processes_looks_ahead(
+    store: CropStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "order.json", tmp_path / "model"
+    path.write_text(json.dumps(_order(store)._asdict()), encoding="utf-8")
+    module = sys.modules[preflight.__module__]
+    monkeypatch.setattr(module, "_SMALL", 0)
+    monkeypatch.setattr(module, "free_memory", lambda _device: -(2**50))
+    with pytest.raises(SystemExit) as left:
+        train_process.main(str(path), str(out))
+    assert left.value.code == 2
+    assert "process 0: expected a run that fits" in capfd.readouterr().err
+    assert not out.exists(), "it was trained all the same"
+    monkeypatch.setattr("dfcore.training.train", lambda *_, **__: seen.append(os.environ["RANK"]))
+    seen: list[str] = []
+    monkeypatch.setenv("RANK", "1")
+    train_process.main(str(path), str(out))
+    monkeypatch.setenv("RANK", "0")
+    out.mkdir()
+    (out / CHECKPOINT).write_bytes(b"it fitted before")
+    train_process.main(str(path), str(out))
+    assert seen == ["1", "0"]
 
 
 def test_a_train_job_says_what_each_machine_runs() -> None:

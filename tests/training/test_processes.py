@@ -180,10 +180,26 @@ def test_batches_that_cannot_be_shared_are_refused(
     recipe = plain.override(["data.batch_size=12", "optimiser.accumulate=2"])
     with pytest.raises(ConfigError, match=r"multiple of 4 processes times optimiser\.accumulate=2, got 12"):
         join("cpu", recipe)
+    with pytest.raises(ConfigError, match="multiple of 4 processes"):
+        preflight(plain.override(["data.batch_size=2"]), store, device="cpu", always=True)
     # a process looks ahead for itself, before it meets the others
     found = preflight(plain.override(["optimiser.epochs=10"]), store, device="cpu", always=True)
     assert found is not None
     assert (found.processes, found.steps) == (4, 30)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_machine_with_fewer_gpus_than_processes_is_refused(
+    plain: Recipe, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    for name, value in (
+        ("TORCHELASTIC_RUN_ID", "test"), ("LOCAL_WORLD_SIZE", "3"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "2"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="a GPU for each of 3 processes on this machine, got 2; lower"):
+        join("auto", plain, alone=alone)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
