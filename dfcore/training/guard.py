@@ -44,7 +44,7 @@ class Suspect:
     Attributes:
         place: "epoch 3, step 17".
         images, labels: as the defence got them.
-        attacked: what the defence made of them, for each part of the batch.
+        attacked: what the defence made of them, for each part of the batch: of n parts every n-th crop.
     """
 
     place: str
@@ -53,10 +53,13 @@ class Suspect:
     attacked: Sequence[tuple[torch.Tensor, ...]]
 
     def save(self, path: Path) -> None:
-        """Write images, labels and attacked images as safetensors."""
+        """Write images, labels and attacked images as safetensors, all in the batch's order."""
         tensors = {"images": self.images, "labels": self.labels}
         for number, kind in enumerate(zip(*self.attacked, strict=True)):
-            tensors[f"attacked.{number}"] = torch.cat(kind)
+            whole = torch.cat(kind)
+            for part, crops in enumerate(kind):
+                whole[part :: len(kind)] = crops
+            tensors[f"attacked.{number}"] = whole
         save_tensors(path, tensors)
 
 
