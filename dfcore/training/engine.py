@@ -6,6 +6,7 @@ Read from here: `run.py` puts a run together, `epoch.py` goes through its batche
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import torch
 
 from dfcore.allocator import keep_freed_memory
 from dfcore.errors import ConfigError
-from dfcore.training.compiling import compile_twin, worth_compiling
+from dfcore.training.compiling import compile_twin, uncompiled, worth_compiling
 from dfcore.training.epoch import finish_epoch, train_epoch
 from dfcore.training.logs import Logs
 from dfcore.training.memory import memory_errors
@@ -80,7 +81,8 @@ def train(
             if fabric.is_global_zero:
                 run.measured.load_state_dict(run.best)
                 run.twin.refresh(run.measured)
-                write_output(out, run.measured, run.twin, run.validation, summary(run, store, stopped))
+                with uncompiled() if run.compiled else nullcontext():
+                    write_output(out, run.measured, run.twin, run.validation, summary(run, store, stopped))
     return out
 
 

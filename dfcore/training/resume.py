@@ -105,7 +105,8 @@ def restore_run(run: Run) -> None:
     run.detector.load_state_dict(parts["model"])
     if run.average is not None:
         run.average.load_state_dict(parts["average"])
-    restore_optimiser(run.optimiser, parts["optimiser"])
+    # it has none yet where the scaler has left out every step
+    restore_optimiser(run.optimiser, parts.get("optimiser", {}))
     for name, player in run.players.items():
         player.network.load_state_dict(parts[f"player.{name}.network"])
         restore_optimiser(player.optimiser, parts.get(f"player.{name}.optimiser", {}))

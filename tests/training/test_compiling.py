@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dfcore.data import CropStore
 from dfcore.models import Detector, DetectorConfig, FoldedDetector, build_detector, fold_batch_norm
+from dfcore.training import Recipe, train
 from dfcore.training.compiling import compile_twin, uncompiled, worth_compiling
 
 gpu = [
@@ -52,6 +58,24 @@ def test_a_compiler_that_is_missing_costs_a_warning(caplog: pytest.LogCaptureFix
         assert not compile_twin(twin, images, backend="no_such_backend")
     assert "crafting is not compiled" in caplog.text
     assert torch.equal(slope(twin, images), slope(plain, images))
+
+
+def test_a_run_compiles_its_twin_for_training_batches_alone(
+    robust: Recipe, store: CropStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        batches.extend(len(value) for value in inputs if value.shape[1:] == (3, 32, 32))
+        return graph
+
+    module = sys.modules[train.__module__]
+    monkeypatch.setattr(module, "worth_compiling", lambda *_: True)
+    monkeypatch.setattr(module, "compile_twin", functools.partial(compile_twin, backend=backend))
+    torch._dynamo.reset()
+    recipe = robust.override(["optimiser.epochs=1", "defence.warmup_epochs=0", "optimiser.warmup_epochs=0"])
+    train(recipe, store, tmp_path / "out", device="cpu")
+    assert set(batches) == {12}, "the validation split was compiled too"
 
 
 def test_it_pays_on_a_gpu_in_long_runs() -> None:

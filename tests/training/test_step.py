@@ -15,6 +15,7 @@ from dfcore.errors import ConfigError, WorkFailed
 from dfcore.training import Recipe, TrainingProgress, train
 from dfcore.training.checkpoint import load_checkpoint
 from dfcore.training.processes import join
+from dfcore.training.resume import restore_run, save_run
 from dfcore.training.run import Run, prepare
 from dfcore.training.step import take_step
 from tests.training.conftest import MakeStore
@@ -159,6 +160,10 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out(
         assert (facts.skips, facts.healthy, float(scalars["skipped_steps"])) == (number, True, 1)
     assert all(torch.equal(a, b) for a, b in zip(before, run.detector.parameters(), strict=True))
     assert run.scaler.get_scale() == 2.0**125
+    save_run(run)
+    again, _ = made(run.recipe, store, tmp_path)
+    restore_run(again)
+    assert (again.scaler.get_scale(), int(again.skips)) == (2.0**125, 2)
 
 
 def test_a_bad_batch_moves_no_weight(plain: Recipe, store: CropStore, tmp_path: Path) -> None:
