@@ -137,18 +137,33 @@ class Config(BaseModel):
                 raise ConfigError(f"expected key=value, got {assignment!r}")
             node: Any = data
             *parents, leaf = key.split(".")
-            for name in parents:
-                node = _child(node, name, key)
-            _child(node, leaf, key)
+            for depth in range(len(parents)):
+                node = _child(node, key, depth)
+            before = _child(node, key, len(parents))
             try:
                 node[leaf] = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ConfigError(f"the value of {key} is not valid YAML: {text!r}") from error
+            if parents and leaf == "kind" and node[leaf] != before:
+                parent = ".".join(parents)
+                raise ConfigError(
+                    f"expected {parent} whole where its kind changes, got {assignment!r} beside settings of "
+                    f"{before!r}; use --set '{parent}={{kind: {text}, …}}'"
+                )
         return type(self).parse(data, source="after --set")
 
 
-def _child(node: Any, name: str, key: str) -> Any:
+def _child(node: Any, key: str, depth: int) -> Any:
+    names = key.split(".")
+    parent, name = ".".join(names[:depth]), names[depth]
+    if node is None or node == {}:
+        shown = "null" if node is None else "empty"
+        raise ConfigError(
+            f"unknown key {key!r}, as {parent} is {shown}; set it whole: --set '{parent}={{{name}: …}}'"
+        )
     known = node if isinstance(node, dict) else ()
+    if not known:
+        raise ConfigError(f"unknown key {key!r}, as {parent} is {node!r} and has no keys")
     if name not in known:
         raise ConfigError(f"unknown key {key!r}{suggest(name, known)}")
     return node[name]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import traceback
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -18,10 +19,22 @@ class Inner(Config):
     steps: int = Field(default=10, ge=1)
 
 
+class First(Config):
+    kind: Literal["first"] = "first"
+    width: int = 1
+
+
+class Second(Config):
+    kind: Literal["second"] = "second"
+    depth: int = 1
+
+
 class Outer(Config):
     name: str
     attack: Inner = Inner()
     other: Inner | None = None
+    weights: dict[str, float] = Field(default_factory=dict)
+    player: First | Second = Field(default=First(), discriminator="kind")
 
 
 @given(st.integers(min_value=0, max_value=2550))
@@ -108,6 +121,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_overrides() -> None:
     config = Outer(name="x").override(["attack.epsilon=4/255", "attack.steps=3", "name=y=z"])
     assert (config.attack.epsilon, config.attack.steps, config.name) == (4 / 255, 3, "y=z")
+    other = config.override(["player={kind: second, depth: 2}", "player.kind=second", "player.depth=3"])
+    assert other.player == Second(depth=3)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +131,10 @@ def test_overrides() -> None:
         ("attack.steps", "expected key=value"),
         ("attack.stepps=1", "unknown key 'attack.stepps'; did you mean 'steps'"),
         ("atack.steps=1", "did you mean 'attack'"),
-        ("name.first=1", "unknown key 'name.first'"),
-        ("other.steps=1", "unknown key 'other.steps'"),
+        ("name.first=1", "unknown key 'name.first', as name is 'x' and has no keys"),
+        ("other.steps=1", r"'other.steps', as other is null; set it whole: --set 'other=\{steps: …\}'"),
+        ("weights.a=1", r"as weights is empty; set it whole: --set 'weights=\{a: …\}'"),
+        ("player.kind=second", r"settings of 'first'; use --set 'player=\{kind: second, …\}'"),
         ("attack.steps=many", "attack.steps: "),
         ("attack.steps=[", "is not valid YAML"),
     ],

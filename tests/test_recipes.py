@@ -46,7 +46,7 @@ def test_a_defence_is_replaced_whole() -> None:
     """As docs/adding-a-defence.md has it: another kind does not take the settings of the one before."""
     recipe = get_recipe("pgd_at_efficientnet_b0").override(["defence={kind: trades, epsilon: 2/255}"])
     assert recipe.defence == TRADES(epsilon=2 / 255)
-    with pytest.raises(ConfigError, match="clean_weight"):
+    with pytest.raises(ConfigError, match=r"use --set 'defence=\{kind: trades, …\}'"):
         get_recipe("pgd_at_efficientnet_b0").override(["defence.kind=trades"])
 
 
