@@ -1,4 +1,7 @@
-"""A training run's checkpoint on an object store: a preempted pod's successor goes on from there."""
+"""A training run's checkpoint on an object store: a preempted pod's successor goes on from there.
+
+What a run leaves that failed goes there too: a pod's own disk is gone with it.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -11,15 +14,18 @@ from components.progress import say
 if TYPE_CHECKING:
     from dfcore.storage import ObjectStore
 
-__all__ = ["mirrored"]
+__all__ = ["bad_batches_kept", "mirrored"]
 
 CHECKPOINT = "checkpoint.safetensors"
+_BAD_BATCHES = "bad_batch*.safetensors"
 _SECONDS = 2.0
 
 
 @contextmanager
 def mirrored(folder: Path, uri: str | None, key: str, step: str) -> Iterator[None]:
     """Fetch the run's checkpoint, and upload each new one beside the work; a finished run's is removed.
+
+    Where the work fails, the batches that it failed on are uploaded.
 
     Args:
         folder: the run's; its own checkpoint, if it has one, is newer.
@@ -40,12 +46,40 @@ def mirrored(folder: Path, uri: str | None, key: str, step: str) -> Iterator[Non
     mirror = _Mirror(store, name, path, step)
     mirror.thread.start()
     try:
-        yield
+        with bad_batches_kept(folder, store, key, step):
+            yield
     finally:
         mirror.stop.set()
         mirror.thread.join()
         mirror.upload()
     mirror.remove()
+
+
+@contextmanager
+def bad_batches_kept(folder: Path, store: "ObjectStore", key: str, step: str) -> Iterator[None]:
+    """Upload the batches whose loss was not finite, if the work fails by one, and say where they lie.
+
+    Args:
+        folder: the run's.
+        store: the object store.
+        key: names the run.
+        step: what progress calls it.
+    """
+    from dfcore.errors import RampartError
+
+    before = {path: _written(path) for path in folder.glob(_BAD_BATCHES)}
+    try:
+        yield
+    except RampartError:
+        for path in sorted(folder.glob(_BAD_BATCHES)):
+            if _written(path) == before.get(path):
+                continue  # an earlier run's
+            try:
+                store.put(f"{key}/{path.name}", path.read_bytes())
+                say(step, f"the batch that it failed on is in {store.uri}/{key}/{path.name}")
+            except (RampartError, OSError) as error:
+                say(step, f"the batch that it failed on could not be kept in {store.uri}: {error}")
+        raise
 
 
 class _Mirror:

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from components.checkpoints import CHECKPOINT, mirrored
+from components.checkpoints import CHECKPOINT, bad_batches_kept, mirrored
 from components.training import TrainingOrder, read_order, torchrun
 
 __all__ = ["main"]
@@ -37,7 +37,8 @@ def main(place: str, folder: Path) -> None:
     if os.environ.get("PET_NODE_RANK", "0") != "0":
         if store.etag(f"{key}/{CHECKPOINT}") is not None:
             store.download_file(f"{key}/{CHECKPOINT}", out / CHECKPOINT)
-        torchrun(order, out, [])
+        with bad_batches_kept(out, store, key, order.step):
+            torchrun(order, out, [])
         return
     with mirrored(out, head, key, order.step):
         torchrun(order, out, [])

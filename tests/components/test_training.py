@@ -63,6 +63,30 @@ def test_a_lost_pod_is_gone_on_from(
     assert not open_store(kept).list(), "a finished run keeps no checkpoint"
 
 
+def test_a_bad_batch_outlives_the_pod(
+    store: CropStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept, out = f"file://{tmp_path / 'kept'}", tmp_path / "model"
+    out.mkdir()
+    (out / "bad_batch_7.safetensors").write_bytes(b"an earlier run's")
+    hot = ("optimiser.learning_rate=1e30", "optimiser.gradient_clip=null", "optimiser.warmup_epochs=0")
+    with pytest.raises(WorkFailed, match="its batch is in"):
+        run_training(_order(store)._replace(overrides=(*_TINY, *hot)), out, kept, "key")
+    assert f"failed on is in {kept}/key/bad_batch.safetensors" in capfd.readouterr().err
+    assert open_store(kept).list() == ["key/bad_batch.safetensors", f"key/{CHECKPOINT}"]
+
+    def fail(order: TrainingOrder, out: Path, options: list[str]) -> None:
+        (out / "bad_batch_4.safetensors").write_bytes(b"batch")
+        raise WorkFailed("expected a finite loss")
+
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    monkeypatch.setattr("components.train_node.torchrun", fail)
+    open_store(kept).put("key/order.json", json.dumps(_order(store)._asdict()).encode())
+    with pytest.raises(WorkFailed, match="finite loss"):
+        train_node.main(f"{kept}/key", tmp_path / "scratch")
+    assert "key/bad_batch_4.safetensors" in open_store(kept).list()
+
+
 def test_a_store_that_is_away_costs_no_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder, kept = tmp_path / "run", tmp_path / "kept"
     folder.mkdir()
@@ -71,6 +95,15 @@ def test_a_store_that_is_away_costs_no_training(tmp_path: Path, capfd: pytest.Ca
         (kept / "key").write_text("in the way of the folder")
         (folder / CHECKPOINT).write_bytes(b"weights")
     assert "is not in" in capfd.readouterr().err
+
+    def fail() -> None:
+        with mirrored(folder, f"file://{kept}", "key", "train"):
+            (folder / "bad_batch.safetensors").write_bytes(b"batch")
+            raise WorkFailed("the run's own")
+
+    with pytest.raises(WorkFailed, match="the run's own"):
+        fail()
+    assert "could not be kept in" in capfd.readouterr().err
 
 
 def test_without_a_store_nothing_is_kept(tmp_path: Path) -> None:
