@@ -6,7 +6,7 @@ Read from here: `run.py` puts a run together, `epoch.py` goes through its batche
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,20 +109,19 @@ def _compile(run: Run) -> None:
 
 def _run_epochs(run: Run, progress: Progress | None) -> str | None:
     """Train until the last epoch, or a reason to stop before it; return the reason."""
-    logs = Logs(run.out)
     epochs = run.recipe.optimiser.epochs
     stopped = why_stop(run.recipe, run.records, run.best_epoch)
-    if run.records and run.fabric.is_global_zero:
-        logs.write(run.records)  # a run that was killed may have saved an epoch and not logged it
-    while stopped is None and (epoch := len(run.records)) < epochs:
-        record = finish_epoch(run, epoch, train_epoch(run, epoch, progress))
-        _select(run, record)
-        stopped = why_stop(run.recipe, run.records, run.best_epoch)
-        save_run(run)
-        if run.fabric.is_global_zero:
-            logs.write(run.records)
-            _tell(run, record, stopped, progress)
-    logs.close()
+    with closing(Logs(run.out)) as logs:
+        if run.records and run.fabric.is_global_zero:
+            logs.write(run.records)  # a run that was killed may have saved an epoch and not logged it
+        while stopped is None and (epoch := len(run.records)) < epochs:
+            record = finish_epoch(run, epoch, train_epoch(run, epoch, progress))
+            _select(run, record)
+            stopped = why_stop(run.recipe, run.records, run.best_epoch)
+            save_run(run)
+            if run.fabric.is_global_zero:
+                logs.write(run.records)
+                _tell(run, record, stopped, progress)
     return stopped
 
 

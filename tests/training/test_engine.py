@@ -29,7 +29,7 @@ def test_learns_and_writes_a_calibrated_detector(plain: Recipe, store: CropStore
     out = train(plain, store, tmp_path / "out", progress=seen.append, device="cpu")
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state changed"
     assert sorted(path.name for path in out.iterdir()) == [
-        "detector.json", "metrics.csv", "training.json", "weights.safetensors",
+        "detector.json", "metrics.csv", "tensorboard", "training.json", "weights.safetensors",
     ]  # fmt: skip
     detector = load_detector(out)
     crops = store.select(split="val")

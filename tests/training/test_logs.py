@@ -4,6 +4,9 @@ import csv
 import importlib.util
 from pathlib import Path
 
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from dfcore.training.logs import METRICS_FILE, Logs
 
 RECORDS = [
@@ -31,15 +34,22 @@ def test_one_row_an_epoch_also_in_a_run_that_goes_on(tmp_path: Path) -> None:
     ]
 
 
-def test_curves_are_drawn_once_where_tensorboard_is_installed(tmp_path: Path) -> None:
+def test_curves_are_drawn_once(tmp_path: Path) -> None:
     for count in (1, 2):
         logs = Logs(tmp_path)
         logs.write(RECORDS[:count])
         logs.close()
-    if importlib.util.find_spec("tensorboard") is None:
-        assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]
-        return
-    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-    curves = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
     curves.Reload()
     assert [(point.step, point.value) for point in curves.Scalars("training/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [point.step for point in curves.Scalars("training/skipped_steps")] == [2]
+
+
+def test_without_tensorboard_there_is_the_table_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    logs = Logs(tmp_path)
+    logs.write(RECORDS)
+    logs.close()
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_FILE]

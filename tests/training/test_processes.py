@@ -141,7 +141,7 @@ def test_two_processes_learn_what_one_does(plain: Recipe, store: CropStore, tmp_
         # where one has no room for the crops, all of them stream
         expected = {"shared": True, "windowed": True, "resumed_at": resumed_at}
         assert said == expected, "what processes hold differs"
-    files = ["detector.json", "metrics.csv", "training.json", "weights.safetensors"]
+    files = ["detector.json", "metrics.csv", "tensorboard", "training.json", "weights.safetensors"]
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == files
 
 
