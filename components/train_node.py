@@ -42,9 +42,9 @@ def main(place: str, folder: Path) -> None:
         return
     with mirrored(out, head, key, order.step):
         torchrun(order, out, [])
-        for path in out.iterdir():
+        for path in out.rglob("*"):
             if path.is_file() and path.name != CHECKPOINT:
-                store.put(f"{key}/result/{path.name}", path.read_bytes())
+                store.put(f"{key}/result/{path.relative_to(out).as_posix()}", path.read_bytes())
 
 
 def _run() -> None:

@@ -39,7 +39,7 @@ class RedisStore(HashStore):
             from redis import Redis
         except ImportError as error:
             raise ConfigError(
-                "expected the redis package, found none; run: pip install 'rampart[redis]'"
+                "expected the redis package, found none; run: pip install 'rampart[serving]'"
             ) from error
         try:
             self._client: Redis = Redis.from_url(

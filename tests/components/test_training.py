@@ -198,6 +198,7 @@ def test_a_machine_takes_its_order_and_leaves_the_result(
     train_node.main(f"file://{tmp_path / 'objects'}/key", tmp_path / "scratch")
     objects.download_folder("key/result", tmp_path / "model")
     assert load_detector(tmp_path / "model").threshold > 0
+    assert any((tmp_path / "model" / "tensorboard").iterdir()), "folders in it are left too"
     assert f"key/{CHECKPOINT}" not in objects.list()
 
 
