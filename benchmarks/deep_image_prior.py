@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.defences import balanced
 from dfcore.attacks import PGD
 from dfcore.data import Crops, CropStore
 from dfcore.defences import DeepImagePrior
@@ -89,12 +90,6 @@ def _figures(detector: Detector, images: torch.Tensor, crops: Crops) -> dict[str
     return {name: [round(value, 4) for value in found[name]] for name in ("auc", "accuracy")}
 
 
-def _balanced(crops: Crops, count: int) -> Crops:
-    draw = np.random.default_rng(0)
-    parts = [draw.permutation(np.flatnonzero(crops.labels == label))[: count // 2] for label in (0, 1)]
-    return crops.subset(np.sort(np.concatenate(parts)))
-
-
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deep_image_prior", description=__doc__)
@@ -108,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     store = CropStore.open(options.data if "://" in options.data else Path(options.data))
-    crops = _balanced(store.select(split="test", max_frames_per_video=1), options.images)
+    crops = balanced(store.select(split="test", max_frames_per_video=1), options.images, seed=0)
     robust = load_detector(options.robust) if options.robust else None
     found = compare(load_detector(options.model), robust, crops, options.iterations)
     purified = found["figures"]["attacked, purified"]["auc"][0]

@@ -79,7 +79,7 @@ def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
         layout: CropStore.open(folder / layout).select(split="test", max_frames_per_video=1)
         for layout in CORPORA
     }
-    few = tested["ffpp"].subset(_balanced(tested["ffpp"], AUTOATTACK_CROPS, seed))
+    few = balanced(tested["ffpp"], AUTOATTACK_CROPS, seed)
     fitted_on = store.select(split="train", max_frames_per_video=1)
     chain = tuple(item for item in _WHOLE if item.name in ("clean", *_AUTO.builds_on) or _leads(item))
     arguments: dict[str, Any] = {"name": name, "seed": seed, "cache": folder / f"{name}-cache"}
@@ -116,10 +116,11 @@ def _recipe(name: str, seed: int) -> Recipe:
     return recipe.model_copy(update={"seed": seed, "data": data})
 
 
-def _balanced(crops: Crops, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def balanced(crops: Crops, count: int, seed: int) -> Crops:
+    """Draw so many crops, half of each class."""
     draw = np.random.default_rng(seed)
     parts = [draw.permutation(np.flatnonzero(crops.labels == label))[: count // 2] for label in (0, 1)]
-    return np.sort(np.concatenate(parts))
+    return crops.subset(np.sort(np.concatenate(parts)))
 
 
 def _figures(evidence: Evidence, corpus: str, scenario: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from dfcore.training import Recipe
 
-__all__ = ["TrainingOrder", "read_order", "run_training", "torchrun"]
+__all__ = ["TrainingOrder", "read_order", "run_training", "torchrun", "train_here"]
 
 _ORDER = "order.json"
 
@@ -53,9 +53,6 @@ def run_training(order: TrainingOrder, out: Path, checkpoints: str | None, key: 
         WorkFailed: torchrun's processes failed.
     """
     from components.checkpoints import mirrored
-    from components.progress import say, training
-    from dfcore.data import CropStore
-    from dfcore.training import preflight, train
 
     out.mkdir(parents=True, exist_ok=True)
     processes = int(os.environ.get("RAMPART_PROCESSES", "1"))
@@ -63,11 +60,20 @@ def run_training(order: TrainingOrder, out: Path, checkpoints: str | None, key: 
         if processes > 1:
             torchrun(order, out, ["--standalone", "--nproc_per_node", str(processes)])
             return
-        settings, crops = order.settings(), CropStore.open(order.store)
-        start = None if order.initial is None else Path(order.initial)
-        if (expected := preflight(settings, crops, initial=start)) is not None:
-            say(order.step, f"expected: {expected.describe()}")
-        train(settings, crops, out, initial=start, progress=training(order.step), resume=True)
+        train_here(order, out)
+
+
+def train_here(order: TrainingOrder, out: Path, *, ahead: bool = True) -> None:
+    """Train in this process, going on from what is in the folder; `ahead` says first what it will take."""
+    from components.progress import say, training
+    from dfcore.data import CropStore
+    from dfcore.training import preflight, train
+
+    settings, crops = order.settings(), CropStore.open(order.store)
+    start = None if order.initial is None else Path(order.initial)
+    if ahead and (expected := preflight(settings, crops, initial=start)) is not None:
+        say(order.step, f"expected: {expected.describe()}")
+    train(settings, crops, out, initial=start, progress=training(order.step), resume=True)
 
 
 def read_order(document: Mapping[str, Any]) -> TrainingOrder:

@@ -161,11 +161,10 @@ def _child(node: Any, key: str, depth: int) -> Any:
         raise ConfigError(
             f"unknown key {key!r}, as {parent} is {shown}; set it whole: --set '{parent}={{{name}: …}}'"
         )
-    known = node if isinstance(node, dict) else ()
-    if not known:
+    if not isinstance(node, dict):
         raise ConfigError(f"unknown key {key!r}, as {parent} is {node!r} and has no keys")
-    if name not in known:
-        raise ConfigError(f"unknown key {key!r}{suggest(name, known)}")
+    if name not in node:
+        raise ConfigError(f"unknown key {key!r}{suggest(name, node)}")
     return node[name]
 
 

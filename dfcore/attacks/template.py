@@ -17,9 +17,14 @@ from dfcore.errors import ConfigError, ShapeError
 from dfcore.models import crafting_mode, gradient_scale
 from dfcore.shapes import check_images, check_labels
 
-__all__ = ["Attack", "Knowledge", "NormAttack", "Threat", "draw", "margin"]
+__all__ = ["Attack", "Knowledge", "NormAttack", "Threat", "draw", "log_odds", "margin"]
 
 Knowledge = Literal["none", "black-box", "transfer", "white-box"]
+
+
+def log_odds(score: float) -> float:
+    """Return the logit whose score it is, in (0, 1)."""
+    return math.log(score) - math.log1p(-score)
 
 
 def margin(detector: nn.Module, images: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -43,8 +48,7 @@ def margin(detector: nn.Module, images: torch.Tensor, labels: torch.Tensor, thre
     logits: torch.Tensor = detector(images)
     if logits.shape != labels.shape:
         raise ShapeError(f"expected logits ({len(labels)},), one for each image, got {tuple(logits.shape)}")
-    offset = math.log(threshold) - math.log1p(-threshold)
-    return (1 - 2 * labels).to(logits.dtype) * (logits - offset)
+    return (1 - 2 * labels).to(logits.dtype) * (logits - log_odds(threshold))
 
 
 class Threat(Config):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from dfcore.attacks.template import NormAttack
+from dfcore.attacks.template import NormAttack, log_odds
 from dfcore.config import suggest
 from dfcore.errors import ConfigError
 
@@ -48,7 +47,7 @@ class TwoLogits(nn.Module):
         if not 0 < threshold < 1:
             raise ConfigError(f"expected a threshold in (0, 1), got {threshold}")
         self.detector = detector
-        self.offset = math.log(threshold) - math.log1p(-threshold)
+        self.offset = log_odds(threshold)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (N, 2) logits of real and fake; `images` are (N, 3, H, W) in [0, 1]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from dfcore.attacks.apgd import APGD
 from dfcore.attacks.gradient import BIM, FGSM, MIFGSM, PGD
-from dfcore.attacks.template import Attack, Knowledge, Threat
+from dfcore.attacks.template import Attack, Knowledge, Threat, log_odds
 from dfcore.errors import ConfigError
 from dfcore.models import Detector, crafting_mode, fold_batch_norm, load_detector
 
@@ -42,8 +41,8 @@ class Ensemble(nn.Module):
         total = images.new_zeros(len(images))
         for detector in self.detectors:
             assert isinstance(detector, Detector)
-            offset = math.log(detector.threshold) - math.log1p(-detector.threshold)
-            total = total + detector(_resize(images, detector.config.image_size)) - offset
+            logits = detector(_resize(images, detector.config.image_size))
+            total = total + logits - log_odds(detector.threshold)
         return total / len(self.detectors)
 
 

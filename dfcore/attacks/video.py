@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from dfcore.attacks.norms import Budget
-from dfcore.attacks.template import NormAttack, check_batch
+from dfcore.attacks.template import NormAttack, check_batch, log_odds
 from dfcore.errors import ConfigError, ShapeError
 from dfcore.models import crafting_mode
 
@@ -24,13 +23,12 @@ VideoIds = torch.Tensor | Sequence[object]
 class _Frames(NamedTuple):
     """Which frame belongs where: `video` (N,) numbers the videos, `place` (N,) runs 0..1 within each.
 
-    `outside` (N, V) is -inf, but 0 where a frame is one of the video's.
+    `own` (N, V) is 1 where a frame is one of the video's, else 0.
     """
 
     video: torch.Tensor
     place: torch.Tensor
-    videos: int
-    outside: torch.Tensor
+    own: torch.Tensor
 
 
 class VideoAttack(NormAttack):
@@ -114,13 +112,13 @@ class VideoAttack(NormAttack):
     ) -> torch.Tensor:
         shares = self.shares(frames)
         best = images
-        sign, offset = 1 - 2 * labels.to(images.dtype), math.log(threshold) - math.log1p(-threshold)
+        sign, offset, outside = 1 - 2 * labels.to(images.dtype), log_odds(threshold), frames.own.log()
+        video_sign = sign.new_zeros(frames.own.shape[1]).index_copy(0, frames.video, sign)
 
         def judge(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """Return each video's margin (V,), and what each frame's margin (N,) counts for in its own."""
-            logit, share = aggregate(sign * value + offset, frames.outside)
-            first = torch.zeros_like(logit).index_copy(0, frames.video, sign)
-            return first * (logit - offset), share
+            logit, counts = aggregate(sign * value + offset, outside)
+            return video_sign * (logit - offset), counts
 
         highest = judge(self.value(detector, images, labels, threshold))[0]
         zero = images.new_zeros((shares.shape[1], *images.shape[1:]))
@@ -162,8 +160,7 @@ class ConsistentVideo(VideoAttack):
         place = frames.place * (self.keyframes - 1)
         keys = torch.arange(self.keyframes, device=place.device)
         near = (1 - (place.unsqueeze(1) - keys).abs()).clamp_min(0)
-        own = nn.functional.one_hot(frames.video, frames.videos).to(near.dtype)
-        return (own.unsqueeze(2) * near.unsqueeze(1)).flatten(1)
+        return (frames.own.unsqueeze(2) * near.unsqueeze(1)).flatten(1)
 
 
 class FreeVideo(VideoAttack):
@@ -193,9 +190,8 @@ def _read_ids(video_ids: VideoIds | None, labels: torch.Tensor) -> _Frames:
             raise ConfigError(f"expected one label for each video, got both for {name!r}")
         place[members] = torch.linspace(0, 1, len(members))
     video = torch.tensor([numbers[name] for name in names], dtype=torch.long)
-    outside = torch.full((len(names), len(numbers)), -math.inf)
-    outside[torch.arange(len(names)), video] = 0
-    return _Frames(video.to(labels.device), place.to(labels.device), len(numbers), outside.to(labels.device))
+    own = nn.functional.one_hot(video, len(numbers)).to(place.dtype)
+    return _Frames(video.to(labels.device), place.to(labels.device), own.to(labels.device))
 
 
 def aggregate(logits: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

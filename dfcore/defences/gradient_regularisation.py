@@ -50,7 +50,7 @@ class GradientRegularisation(Defence):
         Raises:
             ConfigError: it is none, or has too few.
         """
-        detector.split_forward(self.blocks)
+        _split(detector, self.blocks)
 
     def loss(
         self,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dfcore.attacks.template import log_odds
 from dfcore.data import Crops
 from dfcore.evaluation.corpus import Corpus, video_keys
 from dfcore.evaluation.metrics import scores_from_logits
@@ -100,9 +100,8 @@ class CorpusRun:
 
     def margin(self, logits: Logits, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """How far each logit is on the wrong side of the threshold (above 0: wrong)."""
-        offset = math.log(self.threshold) - math.log1p(-self.threshold)
         sign = 1 - 2 * self.crops.labels[indices]
-        return np.asarray(sign * (logits.astype(np.float64) - offset))
+        return np.asarray(sign * (logits.astype(np.float64) - log_odds(self.threshold)))
 
 
 def choose_probe(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -58,7 +58,11 @@ def compile_twin(twin: FoldedDetector, images: torch.Tensor, *, backend: str = "
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run without the compiler meanwhile: validation has other shapes, and each would be compiled anew."""
-    with torch.compiler.set_stance("force_eager"):
+def uncompiled(compiled: bool = True) -> Iterator[None]:
+    """Run without the compiler meanwhile: validation has other shapes, and each would be compiled anew.
+
+    Args:
+        compiled: whether anything is.
+    """
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield

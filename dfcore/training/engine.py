@@ -6,7 +6,7 @@ Read from here: `run.py` puts a run together, `epoch.py` goes through its batche
 from __future__ import annotations
 
 import logging
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,7 @@ def train(
             if fabric.is_global_zero:
                 run.measured.load_state_dict(run.best)
                 run.twin.refresh(run.measured)
-                with uncompiled() if run.compiled else nullcontext():
+                with uncompiled(run.compiled):
                     write_output(out, run.measured, run.twin, run.validation, summary(run, store, stopped))
     return out
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import nullcontext
 
 import torch
 
@@ -119,7 +118,7 @@ def finish_epoch(run: Run, epoch: int, figures: Record) -> Record:
         run.twin.refresh(run.measured)
         chosen = balanced_slice(run.validation, recipe.validation.crops, recipe.seed)
         attack, size = recipe.validation.attack(), attack_batch(recipe.optimiser.accumulate)
-        with uncompiled() if run.compiled else nullcontext():
+        with uncompiled(run.compiled):
             measured = validate(run.twin, run.validation, attack, chosen, recipe.seed, size)
     measured = run.fabric.broadcast(measured)
     assert measured is not None

@@ -112,19 +112,19 @@ def average(tensors: Sequence[torch.Tensor], count: int, fabric: Fabric) -> None
 
 def total(count: int, fabric: Fabric) -> int:
     """Return the sum of a count over processes; waits for the device."""
-    if fabric.world_size == 1:
-        return count
-    value = torch.tensor(count, dtype=torch.int64, device=fabric.device)
-    distributed.all_reduce(value)
-    return int(value)
+    return _reduced(count, fabric, distributed.ReduceOp.SUM)
 
 
 def largest(count: int, fabric: Fabric) -> int:
     """Return the largest of a count over processes; waits for the device."""
+    return _reduced(count, fabric, distributed.ReduceOp.MAX)
+
+
+def _reduced(count: int, fabric: Fabric, how: distributed.ReduceOp.RedOpType) -> int:
     if fabric.world_size == 1:
         return count
     value = torch.tensor(count, dtype=torch.int64, device=fabric.device)
-    distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    distributed.all_reduce(value, how)
     return int(value)
 
 
